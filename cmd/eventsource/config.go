@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+)
+
+func (m *Main) configCommand() *cobra.Command {
+	check := false
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Print the configuration in force, without its secrets",
+		Long: `Print the configuration that "eventsource serve" would have with the same files,
+variables and flags, as YAML: each key, and where it was set unless it is at its default.
+Secrets are masked.`,
+		Example: `  eventsource config
+  eventsource config --check -c new.yml         # only say whether it is right`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := m.configure(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			if check {
+				_, err = fmt.Fprintln(m.Stdout, "the configuration is right")
+				return err
+			}
+			shown, err := c.show()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(m.Stdout, shown)
+			return err
+		},
+	}
+	settingsFlags(cmd)
+	cmd.Flags().BoolVar(&check, "check", false, "print nothing but whether it is right")
+	return cmd
+}
+
+// show returns the configuration as YAML, with secrets masked.
+func (c *config) show() (string, error) {
+	var document yaml.MapSlice
+	comments := yaml.CommentMap{}
+	for _, k := range c.keys() {
+		section, name, nested := strings.Cut(k.name, ".")
+		item := yaml.MapItem{Key: name, Value: k.value.show()}
+		switch last := len(document) - 1; {
+		case !nested:
+			item.Key = section
+			document = append(document, item)
+		case last >= 0 && document[last].Key == section:
+			document[last].Value = append(document[last].Value.(yaml.MapSlice), item)
+		default:
+			document = append(document, yaml.MapItem{Key: section, Value: yaml.MapSlice{item}})
+		}
+		if o, ok := c.origins[k.name]; ok {
+			comments["$."+k.name] = []*yaml.Comment{yaml.HeadComment(" " + o.at(k.name))}
+		}
+	}
+	shown, err := yaml.MarshalWithOptions(document, yaml.WithComment(comments), yaml.IndentSequence(true))
+	if err != nil {
+		return "", fmt.Errorf("print the configuration: %w", err)
+	}
+	return string(shown), nil
+}

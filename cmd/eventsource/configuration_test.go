@@ -1,0 +1,325 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/railsmechanic/eventsource/source/webhook"
+)
+
+func TestBadConfigurationIsToldWithItsPlaceAndWhatWouldBeRight(t *testing.T) {
+	const rule = "a channel name is 1 to 255 bytes of A-Z a-z 0-9 - _ ~ : @ + | in tokens joined by . or /"
+	for _, test := range []struct {
+		name string
+		file string
+		env  []string
+		args []string
+		want []string // FILE stands for the file
+	}{
+		{name: "unknown key", file: "host: localhost\nprot: 8080\n",
+			want: []string{`FILE:2: unknown key "prot"; the nearest one is "port"`}},
+		{name: "unknown section", file: "histroy: {events: 1}\n",
+			want: []string{`FILE:1: unknown key "histroy"; the nearest one is "history"`}},
+		{name: "unknown key in a section", file: "history:\n  age: 5m\n  evnets: 1\n",
+			want: []string{`FILE:3: unknown key "history.evnets"; the nearest one is "history.events"`}},
+		{name: "key outside of its section", file: "channels_per_consumer: 1\n",
+			want: []string{`FILE:1: unknown key "channels_per_consumer"; the nearest one is "limits.channels_per_consumer"`}},
+		{name: "a section that is a value", file: "cors: '*'\n",
+			want: []string{`FILE:1: cors: "*" stands where its keys belong: allow_origin, allow_method, allow_headers, allow_credentials`}},
+		{name: "a key that is a section", file: "port: {a: 1}\n",
+			want: []string{`FILE:1: port: a set of keys is no whole number`}},
+		{name: "no keys", file: "- 1\n",
+			want: []string{`FILE: holds no keys; begin with one such as port: 8080`}},
+		{name: "no YAML", file: "port: 1\npublic: [a\nhost: b",
+			want: []string{`FILE:3: no YAML: ',' or ']' must be specified`}},
+		{name: "a key twice", file: "port: 1\nport: 2\n",
+			want: []string{`FILE:2: no YAML: mapping key "port" already defined at [1:1]`}},
+		{name: "two documents", file: "port: 1\n---\nport: 2\n",
+			want: []string{`FILE: has 2 YAML documents; one is read`}},
+		{name: "no file", args: []string{"-c", "/nowhere/x.yml"},
+			want: []string{`--config: there is no file /nowhere/x.yml`}},
+
+		{name: "port", file: "port: 65536\n", want: []string{`FILE:1: port: 65536 is not between 0 and 65535`}},
+		{name: "port as a word", env: []string{"EVENTSOURCE_PORT=http"}, want: []string{`EVENTSOURCE_PORT: "http" is no whole number`}},
+		{name: "port by flag", args: []string{"--port", "-1"}, want: []string{`--port: -1 is not between 0 and 65535`}},
+		{name: "host", file: "host: 8\n", want: []string{`FILE:1: host: 8 is no text; write it in quotes, "8"`}},
+		{name: "base_path", file: "base_path: subscribe\n", want: []string{`FILE:1: base_path: "subscribe" is no path such as /subscribe`}},
+		{name: "operations", file: "operations: here\n", want: []string{`FILE:1: operations: "here" is no address; give one such as 127.0.0.1:9090 or :9090`}},
+		{name: "operations' port", file: "operations: a:b\n",
+			want: []string{`FILE:1: operations: "a:b" has no port between 0 and 65535; give an address such as 127.0.0.1:9090`}},
+		{name: "no unit", file: "timeout: 5\n", want: []string{`FILE:1: timeout: 5 has no unit; give a duration such as 5s`}},
+		{name: "no timeout", file: "timeout: 0\n", want: []string{`FILE:1: timeout: 0 would cut everybody off; give a duration such as 5s`}},
+		{name: "no retry", file: "retry: 0s\n",
+			want: []string{`FILE:1: retry: 0 would have consumers come back without a pause; give a duration such as 3s`}},
+		{name: "no drain", file: "drain: 0\n", want: []string{`FILE:1: drain: 0 would cut publishes off; give a duration such as 10s`}},
+		{name: "none where there must be one", file: "retry: none\n",
+			want: []string{`FILE:1: retry: "none" is no duration; give one such as 5s, 1m30s or 250ms`}},
+		{name: "negative duration", file: "heartbeat: -5s\n",
+			want: []string{`FILE:1: heartbeat: -5s is negative; give a duration such as 5s, or "none"`}},
+		{name: "no duration", env: []string{"EVENTSOURCE_HEARTBEAT=fast"},
+			want: []string{`EVENTSOURCE_HEARTBEAT: "fast" is no duration; give one such as 5s, 1m30s or 250ms, or "none"`}},
+		{name: "what the library refuses", file: "port: 1\nheartbeat: 5ms\n", want: []string{`FILE:2: heartbeat: 5ms is below 10ms`}},
+		{name: "a token that is a number", file: "auth_token: 12345\n", want: []string{`FILE:1: auth_token: is no text; write it in quotes`}},
+		{name: "a token for no header", env: []string{"EVENTSOURCE_AUTH_TOKEN=a\nb"},
+			want: []string{`EVENTSOURCE_AUTH_TOKEN: it has control characters and could not come in a header`}},
+		{name: "public", file: "public: ['a b']\n", want: []string{`FILE:1: public: "a b" holds ' ': ` + rule}},
+		{name: "public as a set", file: "public: {a: b}\n", want: []string{`FILE:1: public: a set of keys is no list; give one such as ["a", "b"]`}},
+		{name: "a number in a list", file: "public: [5]\n", want: []string{`FILE:1: public: 5 in the list is no text; write it in quotes, "5"`}},
+		{name: "half a list", env: []string{"EVENTSOURCE_PUBLIC=[a"},
+			want: []string{`EVENTSOURCE_PUBLIC: is no list; give one such as "a, b" or ["a", "b"]`}},
+		{name: "origin", file: "cors:\n  allow_origin: [https://a.example, https://b.example/]\n",
+			want: []string{`FILE:2: cors.allow_origin: "https://b.example/" is no origin such as https://example.org, without a path, or "*"`}},
+		{name: "credentials for all", file: "cors:\n  allow_origin: '*'\n  allow_credentials: true\n",
+			want: []string{`FILE:3: cors.allow_credentials: needs origins that are listed by name, not "*"`}},
+		{name: "credentials", file: "cors: {allow_credentials: perhaps}\n",
+			want: []string{`FILE:1: cors.allow_credentials: "perhaps" is neither true nor false`}},
+		{name: "headers", file: "headers: [a]\n",
+			want: []string{`FILE:1: headers: a list is no set of names and values; give one such as {X-Name: value}`}},
+		{name: "a header's value", file: "headers: {X-A: 5}\n", want: []string{`FILE:1: headers: X-A: 5 is no text; write it in quotes, "5"`}},
+		{name: "a header of the server's", file: "headers: {content-type: a}\n",
+			want: []string{`FILE:1: headers: content-type is the server's to set`}},
+		{name: "events", file: "history: {events: many}\n",
+			want: []string{`FILE:1: history.events: "many" is no number of events; give one such as 256, or 0 to keep none`}},
+		{name: "negative events", file: "history: {events: -2}\n",
+			want: []string{`FILE:1: history.events: -2 is below 0, which keeps none`}},
+		{name: "no age", file: "history:\n\n  age: 0\n",
+			want: []string{`FILE:3: history.age: 0 would keep nothing; for that set history.events to 0, for no bound give "none"`}},
+		{name: "size", env: []string{"EVENTSOURCE_HISTORY__BYTES=64XB"},
+			want: []string{`EVENTSOURCE_HISTORY__BYTES: "64XB" is no size; give one such as 64MiB, 16KiB or 4096`}},
+		{name: "too large a size", file: "limits: {head: 99999999999GiB}\n",
+			want: []string{`FILE:1: limits.head: "99999999999GiB" is no size; give one such as 64MiB, 16KiB or 4096`}},
+		{name: "no size", file: "limits: {body: 0}\n", want: []string{`FILE:1: limits.body: 0 is below 1; give a size such as 64MiB, 16KiB or 4096`}},
+		{name: "the library's bound", file: "limits: {body: 2GiB}\n", want: []string{`FILE:1: limits.body: 2147483648 is above 1 GiB`}},
+		{name: "no channels", file: "limits: {channels: 0}\n", want: []string{`FILE:1: limits.channels: 0 is below 1`}},
+		{name: "no consumers", file: "limits: {consumers: 0}\n", want: []string{`FILE:1: limits.consumers: 0 is below 1, or "none"`}},
+		{name: "half a consumer", file: "limits: {consumers: 0.5}\n", want: []string{`FILE:1: limits.consumers: 0.5 is no whole number, or "none"`}},
+		{name: "backend", file: "backend: redis://:geheim@redis\n",
+			want: []string{`FILE:1: backend: there is no backend "redis:" in this version; there is: "memory:"`}},
+		{name: "backend by flag", args: []string{"--backend", "geheim"}, want: []string{`--backend: is no URL such as "memory:"`}},
+		{name: "level", args: []string{"--log-level", "loud"}, want: []string{`--log-level: "loud" is none of debug, info, warn, error`}},
+		{name: "format", file: "log: {format: xml}\n", want: []string{`FILE:1: log.format: "xml" is none of text, json`}},
+
+		{name: "sources", file: "sources: webhook\n",
+			want: []string{`FILE:1: sources: "webhook" is no list; give one such as [{type: webhook, channel: updates}]`}},
+		{name: "a source that is none", file: "sources: [webhook]\n",
+			want: []string{`FILE:1: sources[0]: "webhook" is no source; give one such as {type: webhook, channel: updates}`}},
+		{name: "a source without a type", file: "sources:\n  - channel: a\n",
+			want: []string{`FILE:2: sources[0]: has no type; there is: webhook`}},
+		{name: "another type", file: "sources:\n  - channel: a\n    type: kafka\n",
+			want: []string{`FILE:3: sources[0].type: there is no source "kafka" in this version; there is: webhook`}},
+		{name: "a source's key", file: "sources:\n  - type: webhook\n    channel: a\n    chanel: b\n",
+			want: []string{`FILE:4: sources[0].chanel: unknown key; the nearest one is "channel"`}},
+		{name: "a source's channel", file: "sources: [{type: webhook, channel: 'a b'}]\n",
+			want: []string{`FILE:1: sources[0]: channel: "a b" holds ' ': ` + rule}},
+		{name: "a source without a channel", env: []string{"EVENTSOURCE_SOURCES=[{type: webhook}]"},
+			want: []string{`EVENTSOURCE_SOURCES: [0]: channel: none is given; name the one that events go to`}},
+		{name: "a secret that is none", file: "sources: [{type: webhook, channel: a, secret: 5}]\n",
+			want: []string{`FILE:1: sources[0].secret: is no text; write it in quotes`}},
+		{name: "a path twice", file: "sources: [{type: webhook, channel: a}, {type: webhook, channel: b}]\n",
+			want: []string{`FILE:1: sources: path "/api/events" is taken twice`}},
+
+		{name: "unknown variable", env: []string{"EVENTSOURCE_HISTORY_EVENTS=5"},
+			want: []string{`EVENTSOURCE_HISTORY_EVENTS: unknown variable; the nearest one is EVENTSOURCE_HISTORY__EVENTS`}},
+		{name: "variable in lower case", env: []string{"EVENTSOURCE_port=5"},
+			want: []string{`EVENTSOURCE_port: unknown variable; the nearest one is EVENTSOURCE_PORT`}},
+
+		{name: "all at once", file: "prot: 1\ntimeout: 5\n", env: []string{"EVENTSOURCE_PORT=x"}, args: []string{"--log-level", "x"},
+			want: []string{
+				`FILE:1: unknown key "prot"; the nearest one is "port"`,
+				`EVENTSOURCE_PORT: "x" is no whole number`,
+				`FILE:2: timeout: 5 has no unit; give a duration such as 5s`,
+				`--log-level: "x" is none of debug, info, warn, error`,
+			}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			args := append([]string{"config", "--check"}, test.args...)
+			file := ""
+			if test.file != "" {
+				file = write(t, "config.yml", test.file)
+				args = append(args, "-c", file)
+			}
+			want := "eventsource: configuration: " + test.want[0] + "\n"
+			if len(test.want) > 1 {
+				want = "eventsource: configuration:\n  " + strings.Join(test.want, "\n  ") + "\n"
+			}
+			run(t, test.env, "", args...).wants(t, statusUsage, "", strings.ReplaceAll(want, "FILE", file))
+		})
+	}
+}
+
+func TestLaterLayersWin(t *testing.T) {
+	first := write(t, "first.yml", "port: 1\nhost: first\ntimeout: 1s\nhistory: {events: 1, age: 1m}\nheaders: {X-A: a}\nlog: {level: debug}\n")
+	second := write(t, "second.yml", "port: 2\nhost: second\ntimeout: 2s\nhistory: {events: 2}\nheaders: {X-B: b}\nretry:\n")
+	var stdout, stderr strings.Builder
+	m := &Main{Stdout: &stdout, Stderr: &stderr, Files: []string{first, "/nowhere/config.yml", second},
+		Env: []string{"EVENTSOURCE_PORT=3", "EVENTSOURCE_HOST=third", "EVENTSOURCE_CORS__ALLOW_METHOD=GET, POST", "EVENTSOURCE_URL=http://a"}}
+	if status := m.Run(t.Context(), []string{"config", "--port", "4"}); status != 0 {
+		t.Fatalf("ended with %d: %s", status, &stderr)
+	}
+	for _, want := range []string{
+		"# --port\nport: 4\n",
+		"# EVENTSOURCE_HOST\nhost: third\n",
+		"# " + second + ":3\ntimeout: 2s\n",
+		"\nretry: 3s\n", // empty in a file is absent
+		"  # " + second + ":4\n  events: 2\n",
+		"  # " + first + ":4\n  age: 1m\n",
+		"  # EVENTSOURCE_CORS__ALLOW_METHOD\n  allow_method:\n    - GET\n    - POST\n",
+		"headers:\n  X-B: b\n", // a set is replaced whole
+		"  level: debug\n",
+	} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("%q is not in:\n%s", want, &stdout)
+		}
+	}
+	if strings.Contains(stdout.String(), "X-A") {
+		t.Errorf("the header of the first file is still there:\n%s", &stdout)
+	}
+
+	named := write(t, "named.yml", "host: named\n")
+	stdout.Reset()
+	m.Env = nil
+	if status := m.Run(t.Context(), []string{"config", "-c", named}); status != 0 {
+		t.Fatalf("ended with %d: %s", status, &stderr)
+	}
+	if !strings.Contains(stdout.String(), "host: named\n") || !strings.Contains(stdout.String(), "\nport: 8080\n") {
+		t.Errorf("--config is not read in place of the files:\n%s", &stdout)
+	}
+}
+
+func TestConfigMasksSecretsAndReadsBackTheSame(t *testing.T) {
+	file := write(t, "config.yml", `auth_token: geheim
+heartbeat: none
+history: {events: 0, age: none, bytes: 1000}
+limits: {consumers: 5, body: 512KiB}
+cors: {allow_origin: [https://a.example, https://b.example]}
+headers: {X-A.b: "5"}
+public: []
+sources: [{type: webhook, channel: a, secret: geheim2, event: e}]
+`)
+	r := run(t, nil, "", "config", "-c", file)
+	if r.status != 0 {
+		t.Fatalf("ended with %d: %s", r.status, r.stderr)
+	}
+	if strings.Contains(r.stdout, "geheim") {
+		t.Errorf("a secret is shown:\n%s", r.stdout)
+	}
+	again := run(t, nil, "", "config", "-c", write(t, "config.yml", r.stdout))
+	comments := regexp.MustCompile(`(?m)^ *#.*\n`)
+	if got, want := comments.ReplaceAllString(again.stdout, ""), comments.ReplaceAllString(r.stdout, ""); got != want {
+		t.Errorf("read back it is\n%s\nand was\n%s\n%s", got, want, again.stderr)
+	}
+	run(t, nil, "", "config", "--check", "-c", file).wants(t, 0, "the configuration is right\n", "")
+}
+
+func TestNoneAndZeroReachTheSettings(t *testing.T) {
+	file := write(t, "config.yml", "heartbeat: 0\nhistory: {events: 0, age: -1}\npublic: []\nport: 0\n")
+	m := &Main{Env: []string{`EVENTSOURCE_SOURCES=[{"type": "webhook", "channel": "a"}]`, "EVENTSOURCE_HEADERS={X-A: b}", "EVENTSOURCE_LIMITS__CONSUMERS=none"}}
+	cmd := m.serveCommand()
+	if err := cmd.ParseFlags([]string{"-c", file}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := m.configure(cmd.Flags())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.settings
+	if s.Heartbeat != -1 || s.History.Events != -1 || s.History.Age != -1 || s.Public == nil || len(s.Public) != 0 || s.Limits.Consumers != 0 {
+		t.Errorf("the settings are %+v", s)
+	}
+	if c.address() != "127.0.0.1:0" || s.Headers["X-A"] != "b" || len(s.Sources) != 1 {
+		t.Errorf("the configuration is %+v", c)
+	}
+	if src, ok := s.Sources[0].(*webhook.Source); !ok || src.Path() != "/api/events" || src.Channel() != "a" {
+		t.Errorf("the source is %+v", s.Sources[0])
+	}
+}
+
+// Kubernetes gives every container of a namespace variables for each service,
+// and a service is easily called eventsource.
+func TestVariablesOfKubernetesArePassedOver(t *testing.T) {
+	env := []string{
+		"EVENTSOURCE_SERVICE_HOST=10.0.0.1", "EVENTSOURCE_SERVICE_PORT=80", "EVENTSOURCE_SERVICE_PORT_HTTP=80",
+		"EVENTSOURCE_PORT=tcp://10.0.0.1:80", "EVENTSOURCE_PORT_80_TCP=tcp://10.0.0.1:80",
+		"EVENTSOURCE_PORT_80_TCP_ADDR=10.0.0.1", "EVENTSOURCE_PORT_80_TCP_PORT=80", "EVENTSOURCE_PORT_80_TCP_PROTO=tcp",
+	}
+	run(t, env, "", "config", "--check").wants(t, 0, "the configuration is right\n", "")
+}
+
+func TestEveryKeyIsDocumentedAndEveryDocumentedKeyExists(t *testing.T) {
+	page, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\| (.*?) \\| `(EVENTSOURCE_[A-Z_]+)` \\| .+ \\|$").FindAllStringSubmatch(string(page), -1) {
+		documented = append(documented, fmt.Sprintf("%s %s %s", row[1], row[3], row[2]))
+	}
+	c := &config{}
+	var keys []string
+	for _, k := range c.keys() {
+		if err := k.value.set(k.initial); err != nil {
+			t.Fatal(k.name, err)
+		}
+		initial := fmt.Sprint(k.value.show())
+		switch k.value.show().(type) {
+		case []string:
+			initial = strings.ReplaceAll(strings.ReplaceAll(initial, "*", `"*"`), " ", ", ")
+		case map[string]string:
+			initial = "{}"
+		}
+		if initial == "" || initial == "memory:" {
+			initial = `"` + initial + `"`
+		}
+		keys = append(keys, fmt.Sprintf("%s %s `%s`", k.name, variable(k.name), initial))
+	}
+	slices.Sort(keys)
+	slices.Sort(documented)
+	for _, k := range keys {
+		if !slices.Contains(documented, k) {
+			t.Errorf("docs/configuration.md has no row for: %s", k)
+		}
+	}
+	for _, d := range documented {
+		if !slices.Contains(keys, d) {
+			t.Errorf("docs/configuration.md has a row for what is not so: %s", d)
+		}
+	}
+	for _, key := range []string{"path", "channel", "event", "secret"} {
+		if !strings.Contains(string(page), "\n| `"+key+"` | ") {
+			t.Errorf("docs/configuration.md says nothing of a webhook's %s", key)
+		}
+	}
+}
+
+func TestExamplesAreRight(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*.yml")
+	if err != nil || len(files) < 2 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		run(t, nil, "", "config", "--check", "-c", file).wants(t, 0, "the configuration is right\n", "")
+	}
+}
+
+func FuzzConfigurationIsReadOrRefused(f *testing.F) {
+	for _, seed := range []string{"", "port: 1\n", "history: {events: 0}\n", "sources:\n  - type: webhook\n    channel: a\n",
+		"a: &b [1]\npublic: *b\n", "headers: {? [a] : b}\n", "port: !!str 5\n", "<<: {port: 5}\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		c, wrong := &config{}, &configError{}
+		keys := c.keys()
+		for name, s := range readFile("config.yml", content, keys, wrong) {
+			i := slices.IndexFunc(keys, func(k key) bool { return k.name == name })
+			if err := keys[i].value.set(s.value); err == nil {
+				keys[i].value.show()
+			}
+			s.origin.at(name)
+		}
+	})
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"runtime"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/railsmechanic/eventsource"
+)
+
+// A collector shows a server's counters to Prometheus.
+type collector struct{ server *eventsource.Server }
+
+var _ prometheus.Collector = collector{}
+
+func metric(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("eventsource_"+name, help, labels, nil)
+}
+
+var (
+	consumersMetric   = metric("consumers", "Consumers that are connected.")
+	channelsMetric    = metric("channels", "Channels that a consumer follows by name or that hold events.")
+	historyMetric     = metric("history_events", "Events that are kept for consumers that come back.")
+	bytesMetric       = metric("history_bytes", "Memory of the kept events, with entries and channels.")
+	markMetric        = metric("mark", "Seq up to which this node has every event.")
+	drainingMetric    = metric("draining", "1 while the server shuts down.")
+	availableMetric   = metric("backend_available", "1 while the backend takes events.")
+	publishesMetric   = metric("publishes_total", "Requests and calls that published.")
+	publishedMetric   = metric("events_published_total", "Events that were published.")
+	deliveredMetric   = metric("events_delivered_total", "Events that were sent, counted for each consumer.")
+	sentMetric        = metric("sent_bytes_total", "Bytes that were sent to consumers.")
+	connectsMetric    = metric("connects_total", "Consumers that came.")
+	gapsMetric        = metric("gaps_total", "Gaps that consumers were told of.")
+	disconnectsMetric = metric("disconnects_total", "Consumers that went, by reason.", "reason")
+	refusalsMetric    = metric("refusals_total", "Requests that were refused, by status.", "status")
+	startedMetric     = metric("start_time_seconds", "When the server was opened, in Unix time.")
+)
+
+// Describe sends every description.
+func (c collector) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, out) }
+
+// Collect sends every value as it is now.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	s := c.server.Stats()
+	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+	}
+	for d, v := range map[*prometheus.Desc]float64{
+		consumersMetric: float64(s.Consumers),
+		channelsMetric:  float64(s.Channels),
+		historyMetric:   float64(s.HistoryEvents),
+		bytesMetric:     float64(s.HistoryBytes),
+		markMetric:      float64(s.Mark),
+		drainingMetric:  oneIf(s.Draining),
+		availableMetric: oneIf(s.Available),
+		startedMetric:   float64(s.Started.UnixMilli()) / 1000,
+	} {
+		send(d, prometheus.GaugeValue, v)
+	}
+	for d, v := range map[*prometheus.Desc]uint64{
+		publishesMetric: s.Publishes,
+		publishedMetric: s.Published,
+		deliveredMetric: s.Delivered,
+		sentMetric:      s.Sent,
+		connectsMetric:  s.Connects,
+		gapsMetric:      s.Gaps,
+	} {
+		send(d, prometheus.CounterValue, float64(v))
+	}
+	for reason, n := range s.Disconnects {
+		send(disconnectsMetric, prometheus.CounterValue, float64(n), reason)
+	}
+	for status, n := range s.Refusals {
+		send(refusalsMetric, prometheus.CounterValue, float64(n), strconv.Itoa(status))
+	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// metricsPage is what Prometheus reads: the server, the Go runtime and the
+// process.
+func metricsPage(srv *eventsource.Server) http.Handler {
+	b := readBuild()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "eventsource_build_info",
+		Help:        "1, with what the program was built from.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "goversion": b.Go},
+	})
+	info.Set(1)
+	r := prometheus.NewRegistry()
+	r.MustRegister(collector{srv}, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// varsPage is what expvar shows, but for the command line, which may hold a
+// token.
+func varsPage(srv *eventsource.Server) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		vars := struct {
+			EventSource eventsource.Stats `json:"eventsource"`
+			Goroutines  int               `json:"goroutines"`
+			Memory      runtime.MemStats  `json:"memstats"`
+		}{EventSource: srv.Stats(), Goroutines: runtime.NumGoroutine()}
+		runtime.ReadMemStats(&vars.Memory)
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		encoder.Encode(vars) // a reader that went is nobody to tell
+	})
+}

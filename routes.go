@@ -1,0 +1,570 @@
+package eventsource
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/mux"
+)
+
+// channelVerbs are what a channel answers to.
+const channelVerbs = "GET, POST, DELETE, HEAD, OPTIONS"
+
+// availableBytes bounds X-Available-Channels.
+const availableBytes = 4 << 10
+
+// maxKey is the longest Idempotency-Key in bytes.
+const maxKey = 255
+
+// Router returns a new router with every page of the server: the verbs on
+// channels, the short page at /, /health, the sources' paths, and what Handle
+// added. Pages below other reserved first tokens can be added to it.
+func (s *Server) Router() *mux.Router {
+	router := mux.NewRouter().SkipClean(true)
+	router.Use(s.wrap)
+	router.NotFoundHandler = s.wrap(http.HandlerFunc(s.notFound))
+	router.MethodNotAllowedHandler = s.wrap(http.HandlerFunc(s.notAllowed))
+
+	router.Path("/").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.home)
+	router.Path("/health").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.health)
+	router.Path("/health/live").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.live)
+	router.Path("/health/ready").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.health)
+	for _, src := range s.sources {
+		if e, ok := src.Source.(Endpoint); ok {
+			router.Path(e.Path()).Methods(http.MethodPost).Handler(s.endpoint(e))
+		}
+	}
+	s.mu.Lock()
+	for _, p := range s.pages {
+		router.Path(p.pattern).Handler(s.administrators(p.handler))
+	}
+	s.mu.Unlock()
+
+	channels := router.MatcherFunc(s.isChannel).Subrouter()
+	channels.Methods(http.MethodGet).HandlerFunc(s.subscribe)
+	channels.Methods(http.MethodPost).HandlerFunc(s.publishHandler)
+	channels.Methods(http.MethodDelete).HandlerFunc(s.remove)
+	channels.Methods(http.MethodHead).HandlerFunc(s.inform)
+	channels.Methods(http.MethodOptions).HandlerFunc(s.options)
+	return router
+}
+
+// Handler returns what Serve serves: the Router's pages.
+func (s *Server) Handler() http.Handler {
+	router := s.Router()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		passGate(r.Context())
+		router.ServeHTTP(w, r)
+	})
+}
+
+// wrap does what every answer needs.
+func (s *Server) wrap(h http.Handler) http.Handler {
+	h = s.cross.wrap(h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if r.ContentLength != 0 {
+			// Whoever reads the body, net/http too before it answers.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * s.settings.Timeout))
+		}
+		if s.invalid != nil {
+			s.refuse(w, r, newProblem(http.StatusInternalServerError, "this server can't work with its settings: its program must see what Run says of them"))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// path returns what a request asks for below the base path, without the leading
+// slash; false where it lies elsewhere.
+func (s *Server) path(r *http.Request) (string, bool) {
+	rest, ok := strings.CutPrefix(r.URL.Path, s.settings.BasePath)
+	if !ok {
+		return "", false
+	}
+	return strings.CutPrefix(rest, "/")
+}
+
+// isChannel reports whether a request is for channels: what lies below the base
+// path and does not begin with a token that is the server's own.
+func (s *Server) isChannel(r *http.Request, _ *mux.RouteMatch) bool {
+	path, ok := s.path(r)
+	if !ok || path == "" {
+		return false
+	}
+	first, _, _ := strings.Cut(path, ",")
+	return first == globalName || first == personalName || !reserved(strings.ReplaceAll(first, "/", "."))
+}
+
+// isEndpoint reports whether a source is fed by requests to this path.
+func (s *Server) isEndpoint(r *http.Request) bool {
+	return slices.ContainsFunc(s.sources, func(src *running) bool {
+		e, ok := src.Source.(Endpoint)
+		return ok && e.Path() == r.URL.Path
+	})
+}
+
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	detail := nameRule + "; " + reservedRule
+	if base := s.settings.BasePath; base != "" {
+		detail += "; channels are below " + base
+	}
+	s.refuse(w, r, newProblem(http.StatusNotFound, "nothing is here: "+detail))
+}
+
+func (s *Server) notAllowed(w http.ResponseWriter, r *http.Request) {
+	allow := "GET, HEAD"
+	if s.isChannel(r, nil) {
+		allow = channelVerbs
+	} else if s.isEndpoint(r) {
+		allow = http.MethodPost
+	}
+	s.refuse(w, r, wrongVerb(r, allow))
+}
+
+func wrongVerb(r *http.Request, allow string) *Problem {
+	return newProblem(http.StatusMethodNotAllowed, "the method "+clip(r.Method)+" means nothing here: use "+allow).with("Allow", allow)
+}
+
+// refuse answers a request with a problem. One that will pass is told to an
+// EventSource by a stream that ends at once, since a browser gives up for ever
+// on any status but 200.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *Problem) {
+	s.stats.refuse(p.Status)
+	if p.passing() && r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+		s.streamHead(w.Header())
+		w.WriteHeader(http.StatusOK)
+		io.WriteString(w, refusalText(p))
+		return
+	}
+	p.ServeHTTP(w, r)
+}
+
+// refusalText is the stream of a refusal that will pass.
+func refusalText(p *Problem) string {
+	retry := jitter(max(p.RetryAfter, time.Second), 0)
+	return fmt.Sprintf("retry: %d\n: %s\n\n", retry.Milliseconds(), p.Detail)
+}
+
+// visit returns who sends a request, and whether a page of another site makes
+// it write.
+func (s *Server) visit(r *http.Request, subscribing bool) (visitor, *Problem) {
+	v, p := s.access.identify(r, subscribing, s.cross.cookieCounts(r))
+	if p == nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		p = s.cross.mayWrite(r, v)
+	}
+	return v, p
+}
+
+// names returns the channels that a request is for.
+func (s *Server) names(r *http.Request, wild bool) ([]string, *Problem) {
+	path, _ := s.path(r)
+	return parseNames(path, wild, s.settings.Limits.ChannelsPerConsumer)
+}
+
+// administrators lets only administrators reach a page, once a token is set.
+func (s *Server) administrators(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v, p := s.visit(r, false)
+		if p == nil {
+			p = s.access.mayAdminister(v)
+		}
+		if p != nil {
+			s.refuse(w, r, p)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// subscribe is GET on channels: the stream.
+func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
+	sub, p := s.subscription(r)
+	if p == nil && s.draining.Load() {
+		p = drainingProblem(s.settings.Retry)
+	}
+	if p == nil {
+		p = s.registry.full(sub.names, s.settings.Retry)
+	}
+	if p == nil {
+		p = s.open(w, r, sub)
+	}
+	if p != nil {
+		s.refuse(w, r, p)
+	}
+}
+
+// subscription reads what a request wants to follow, and checks that it may.
+func (s *Server) subscription(r *http.Request) (subscription, *Problem) {
+	var sub subscription
+	names, p := s.names(r, true)
+	if p != nil {
+		return sub, p
+	}
+	if slices.Contains(names, globalName) {
+		return sub, followAll()
+	}
+	v, p := s.visit(r, true)
+	if p == nil {
+		p = s.access.expandPersonal(v, names)
+	}
+	if p != nil {
+		return sub, p
+	}
+	for _, name := range names {
+		if p := s.access.mayFollow(v, name); p != nil {
+			return sub, p
+		}
+	}
+	sub.names = names
+	if r.URL.RawQuery != "" {
+		q, p := query(r)
+		if p == nil {
+			p = sub.readQuery(q)
+		}
+		if p != nil {
+			return sub, p
+		}
+	}
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		sub.id = id
+	}
+	if len(sub.id) > maxID {
+		return sub, longID()
+	}
+	return sub, nil
+}
+
+// query returns the parameters of a request, none of which is passed over.
+func query(r *http.Request) (url.Values, *Problem) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, badRequest("the query can't be read: separate parameters by an ampersand and escape what is not a letter or digit by %")
+	}
+	return q, nil
+}
+
+// readQuery reads what the query says of a stream.
+func (sub *subscription) readQuery(q url.Values) *Problem {
+	for _, key := range []string{"last_event_id", "lastEventId", "lastEventID"} {
+		if sub.id == "" {
+			sub.id = q.Get(key)
+		}
+	}
+	if h := q.Get("history"); h != "" {
+		n, err := strconv.ParseUint(h, 10, 31)
+		if err != nil {
+			return badRequest("history=" + quote(h) + " is no number of events: give one such as history=10")
+		}
+		sub.history = int(n)
+	}
+	if t := q.Get("event"); t != "" {
+		if sub.filter = splitList(t); len(sub.filter) > 100 {
+			return badRequest("event names more than 100 types: give fewer")
+		}
+	}
+	switch e := q.Get("envelope"); e {
+	case "", "0":
+	case "1":
+		sub.envelope = true
+	default:
+		return badRequest("envelope=" + quote(e) + " is neither 0 nor 1")
+	}
+	return nil
+}
+
+// receiptDocument is the answer to a publish.
+type receiptDocument struct {
+	ID        string   `json:"id"`
+	Channels  []string `json:"channels"`
+	Consumers int      `json:"consumers"`
+}
+
+func (r Receipt) documents() []receiptDocument {
+	docs := make([]receiptDocument, len(r.IDs))
+	for i, id := range r.IDs {
+		docs[i] = receiptDocument{id, r.Channels, r.Consumers}
+	}
+	return docs
+}
+
+// publishHandler is POST on channels.
+func (s *Server) publishHandler(w http.ResponseWriter, r *http.Request) {
+	names, v, p := s.mayPublish(r)
+	if p != nil {
+		s.refuse(w, r, p)
+		return
+	}
+	contentType := r.Header.Get("Content-Type")
+	if mediaType, _, _ := mime.ParseMediaType(contentType); mediaType == "application/x-ndjson" {
+		s.publishLines(w, r, names)
+		return
+	}
+	receipt, batch, p := s.publishBody(w, r, names, v)
+	if p != nil {
+		s.refuse(w, r, p)
+		return
+	}
+	docs := receipt.documents()
+	if batch {
+		answer(w, http.StatusCreated, docs)
+	} else {
+		answer(w, http.StatusCreated, docs[0])
+	}
+}
+
+// mayPublish returns the channels of a POST and who sends it, when it may.
+func (s *Server) mayPublish(r *http.Request) ([]string, visitor, *Problem) {
+	names, p := s.names(r, false)
+	if p != nil {
+		return nil, visitor{}, p
+	}
+	v, p := s.visit(r, false)
+	if p == nil {
+		p = s.access.expandPersonal(v, names)
+	}
+	if p != nil {
+		return nil, v, p
+	}
+	for _, name := range names {
+		if p := s.access.mayPublish(v, name); p != nil {
+			return nil, v, p
+		}
+	}
+	return names, v, nil
+}
+
+// publishBody publishes a whole body.
+func (s *Server) publishBody(w http.ResponseWriter, r *http.Request, names []string, v visitor) (Receipt, bool, *Problem) {
+	key, p := idempotencyKey(r)
+	if p != nil {
+		return Receipt{}, false, p
+	}
+	if !s.flight.enter() {
+		return Receipt{}, false, drainingProblem(s.settings.Retry)
+	}
+	defer s.flight.leave()
+	body, p := s.readBody(w, r)
+	if p != nil {
+		return Receipt{}, false, p
+	}
+	q, p := query(r)
+	if p != nil {
+		return Receipt{}, false, p
+	}
+	contentType := r.Header.Get("Content-Type")
+	events, batch, p := decodeBody(contentType, q, body)
+	if p != nil {
+		return Receipt{}, false, p
+	}
+	rec := &Record{Channels: names, Events: events}
+	if key != "" {
+		rec.Key = keyOf(v, names, key)
+		rec.Body = bodyOf([]byte(contentType), []byte(r.URL.RawQuery), body)
+	}
+	receipt, p := s.commit(r.Context(), rec)
+	return receipt, batch, p
+}
+
+// idempotencyKey returns the request's key, "" where it has none.
+func idempotencyKey(r *http.Request) (string, *Problem) {
+	values := r.Header.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	if key := values[0]; len(values) == 1 && key != "" && len(key) <= maxKey {
+		return key, nil
+	}
+	return "", badRequest(fmt.Sprintf("one Idempotency-Key of 1 to %d bytes may come with a publish", maxKey))
+}
+
+// readBody reads a body within its limit, and within the time that wrap gives it.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
+	limit := s.settings.Limits.Body
+	if r.ContentLength > limit {
+		w.Header().Set("Connection", "close")
+		return nil, tooLarge(limit)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err == nil {
+		http.NewResponseController(w).SetReadDeadline(time.Time{})
+		return body, nil
+	}
+	var long *http.MaxBytesError
+	if errors.As(err, &long) {
+		return nil, tooLarge(limit)
+	}
+	w.Header().Set("Connection", "close")
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, badRequest("the body ended before its length: send it whole")
+	}
+	return nil, newProblem(http.StatusRequestTimeout, "the body did not come in time: send it faster")
+}
+
+// answer writes a JSON document.
+func answer(w http.ResponseWriter, status int, document any) {
+	body, err := json.Marshal(document)
+	if err != nil {
+		panic("eventsource: an answer can't fail to encode: " + err.Error())
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", strconv.Itoa(len(body)+1))
+	w.WriteHeader(status)
+	w.Write(append(body, '\n'))
+}
+
+// administered returns the channels of a DELETE or HEAD from an administrator.
+func (s *Server) administered(r *http.Request) ([]string, *Problem) {
+	names, p := s.names(r, false)
+	if p != nil {
+		return nil, p
+	}
+	v, p := s.visit(r, false)
+	if p == nil {
+		p = s.access.expandPersonal(v, names)
+	}
+	if p == nil {
+		p = s.access.mayAdminister(v)
+	}
+	return names, p
+}
+
+// remove is DELETE on channels.
+func (s *Server) remove(w http.ResponseWriter, r *http.Request) {
+	names, p := s.administered(r)
+	if p != nil {
+		s.refuse(w, r, p)
+		return
+	}
+	rec, p := s.purge(r.Context(), names)
+	if p != nil {
+		s.refuse(w, r, p)
+		return
+	}
+	answer(w, http.StatusOK, struct {
+		Channels     []string `json:"channels"`
+		Disconnected int      `json:"disconnected"`
+	}{rec.purged, rec.disconnected})
+}
+
+// inform is HEAD on channels.
+func (s *Server) inform(w http.ResponseWriter, r *http.Request) {
+	names, p := s.administered(r)
+	if p != nil {
+		s.refuse(w, r, p)
+		return
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	if !slices.Contains(names, globalName) {
+		h.Set("X-Consumer-Count", strconv.Itoa(s.registry.count(names...)))
+		h.Set("X-Channel-Exists", strconv.FormatBool(s.registry.exists(names...)))
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	channels := s.registry.names()
+	h.Set("X-Consumer-Count", strconv.Itoa(s.registry.connected()))
+	h.Set("X-Channel-Count", strconv.Itoa(len(channels)))
+	list, cut := available(channels)
+	h.Set("X-Available-Channels", list)
+	if cut {
+		h.Set("X-Available-Channels-Truncated", "true")
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// available lists channels in brackets, as many as fit.
+func available(channels []string) (list string, cut bool) {
+	n := len("[]")
+	for i, name := range channels {
+		if n += len(name) + 1; n > availableBytes {
+			return "[" + strings.Join(channels[:i], ",") + "]", true
+		}
+	}
+	return "[" + strings.Join(channels, ",") + "]", false
+}
+
+// options is OPTIONS on channels, where it is no preflight of CORS.
+func (s *Server) options(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Allow", channelVerbs)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// home is a short page that says what this is.
+func (s *Server) home(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	base := s.settings.BasePath
+	fmt.Fprintf(w, `EventSource: publish with curl, follow with a browser.
+
+Follow the channel "updates":
+  curl -N http://%[1]s%[2]s/updates
+
+Publish to it:
+  curl -d "Hello" -H "Content-Type: text/plain" http://%[1]s%[2]s/updates
+
+State: http://%[1]s/health
+`, safeHost(r.Host), base)
+}
+
+// safeHost returns the host of a request as far as it is one.
+func safeHost(host string) string {
+	if host == "" || strings.ContainsFunc(host, func(c rune) bool {
+		return !(c == '.' || c == '-' || c == ':' || c == '[' || c == ']' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z')
+	}) {
+		return "localhost:8080"
+	}
+	return host
+}
+
+// health is the state of the server: 503 while it can't take events.
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
+	h := s.Health()
+	status := http.StatusOK
+	if !h.Ready {
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "1")
+	}
+	answer(w, status, h)
+}
+
+// live says that the process answers.
+func (s *Server) live(w http.ResponseWriter, r *http.Request) {
+	answer(w, http.StatusOK, map[string]bool{"live": true})
+}
+
+// endpoint serves a source that is fed by requests.
+func (s *Server) endpoint(e Endpoint) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v, p := visitor{}, (*Problem)(nil)
+		if e.Channel() != "" {
+			if v, p = s.visit(r, false); p == nil {
+				p = s.access.mayPublish(v, e.Channel())
+			}
+		} else {
+			p = s.cross.mayWrite(r, v)
+		}
+		if p == nil && r.ContentLength > s.settings.Limits.Body {
+			w.Header().Set("Connection", "close")
+			p = tooLarge(s.settings.Limits.Body)
+		}
+		if p != nil {
+			s.refuse(w, r, p)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, s.settings.Limits.Body)
+		e.ServeHTTP(w, r)
+	})
+}

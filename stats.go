@@ -1,0 +1,125 @@
+package eventsource
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Stats are what a server has done and holds. Counters count from the time that
+// it was opened.
+type Stats struct {
+	Started       time.Time         `json:"started"`
+	Consumers     int               `json:"consumers"`      // connected now
+	Channels      int               `json:"channels"`       // with a consumer by name or a kept event, or about to go
+	HistoryEvents int64             `json:"history_events"` // kept, each once
+	HistoryBytes  int64             `json:"history_bytes"`  // their memory, with entries and channels
+	Mark          uint64            `json:"mark"`           // the Seq up to which every event is here
+	Publishes     uint64            `json:"publishes"`      // requests and calls that published
+	Published     uint64            `json:"published"`      // events of them
+	Delivered     uint64            `json:"delivered"`      // events to consumers, each counted
+	Sent          uint64            `json:"sent_bytes"`     // bytes that their streams took
+	Connects      uint64            `json:"connects"`       // consumers that came
+	Gaps          uint64            `json:"gaps"`           // that were told of
+	Disconnects   map[string]uint64 `json:"disconnects"`    // consumers that went, by reason
+	Refusals      map[int]uint64    `json:"refusals"`       // requests, by status
+	Draining      bool              `json:"draining"`
+	Available     bool              `json:"available"` // the backend takes events
+}
+
+// stats are the counters behind Stats.
+type stats struct {
+	events    atomic.Int64 // kept
+	publishes atomic.Uint64
+	published atomic.Uint64
+	delivered atomic.Uint64
+	sent      atomic.Uint64
+	connects  atomic.Uint64
+	gaps      atomic.Uint64
+
+	mu          sync.Mutex
+	disconnects map[string]uint64
+	refusals    map[int]uint64
+}
+
+func newStats() *stats {
+	st := &stats{disconnects: map[string]uint64{}, refusals: map[int]uint64{}}
+	for _, reason := range []string{endClosed, endSlow, endDraining, endGone, endNoisy} {
+		st.disconnects[reason] = 0
+	}
+	return st
+}
+
+func (st *stats) publish(events int) {
+	st.publishes.Add(1)
+	st.published.Add(uint64(events))
+}
+
+func (st *stats) deliver(events, bytes int) {
+	st.delivered.Add(uint64(events))
+	st.sent.Add(uint64(bytes))
+}
+
+func (st *stats) disconnect(reason string) {
+	st.mu.Lock()
+	st.disconnects[reason]++
+	st.mu.Unlock()
+}
+
+func (st *stats) refuse(status int) {
+	st.mu.Lock()
+	st.refusals[status]++
+	st.mu.Unlock()
+}
+
+// Stats returns what the server has done and holds. Safe for concurrent use.
+func (s *Server) Stats() Stats {
+	st, r := s.stats, s.registry
+	r.mu.Lock()
+	out := Stats{
+		Started:      s.started,
+		Consumers:    r.consumers,
+		Channels:     len(r.named),
+		HistoryBytes: r.budget.held,
+		Mark:         r.mark.Load(),
+	}
+	r.mu.Unlock()
+	out.HistoryEvents = st.events.Load()
+	out.Publishes, out.Published = st.publishes.Load(), st.published.Load()
+	out.Delivered, out.Sent = st.delivered.Load(), st.sent.Load()
+	out.Connects, out.Gaps = st.connects.Load(), st.gaps.Load()
+	st.mu.Lock()
+	out.Disconnects, out.Refusals = maps.Clone(st.disconnects), maps.Clone(st.refusals)
+	st.mu.Unlock()
+	out.Draining, out.Available = s.draining.Load(), s.available.Load()
+	return out
+}
+
+// Health is the document at /health.
+type Health struct {
+	Status   string            `json:"status"`   // "ok", "draining" or "unavailable"
+	Ready    bool              `json:"ready"`    // takes publishes and consumers
+	Draining bool              `json:"draining"` // shuts down
+	Backend  string            `json:"backend"`  // "ok" or "unavailable"
+	Sources  map[string]string `json:"sources"`  // "ok" or "failing", by kind and number
+}
+
+// Health returns the state of the server and what it rests on. Safe for
+// concurrent use.
+func (s *Server) Health() Health {
+	h := Health{Status: "ok", Ready: true, Draining: s.draining.Load(), Backend: "ok", Sources: map[string]string{}}
+	for _, src := range s.sources {
+		h.Sources[src.name] = "ok"
+		if src.failing.Load() {
+			h.Sources[src.name] = "failing"
+		}
+	}
+	if !s.available.Load() {
+		h.Backend, h.Status, h.Ready = "unavailable", "unavailable", false
+	}
+	if h.Draining {
+		h.Status, h.Ready = "draining", false
+	}
+	return h
+}

@@ -1,0 +1,349 @@
+package eventsource
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+const (
+	batchBytes = 256 << 10 // what is assembled for one write
+	pieceBytes = 16 << 10  // what must get through within one timeout
+)
+
+// errSlow is the end of a consumer that makes no progress.
+var errSlow = errors.New("the consumer makes no progress")
+
+// An outlet is where a portable consumer's bytes go.
+type outlet interface {
+	// write sends b, or returns errSlow when nothing of it moves for timeout.
+	write(b []byte, timeout time.Duration) error
+	// gone is closed when the other side has left.
+	gone() <-chan struct{}
+}
+
+// A responseOutlet writes by net/http: TLS, HTTP/2, and systems without a
+// reactor.
+type responseOutlet struct {
+	w   http.ResponseWriter
+	rc  *http.ResponseController
+	ctx context.Context
+}
+
+func (o *responseOutlet) gone() <-chan struct{} { return o.ctx.Done() }
+
+func (o *responseOutlet) write(b []byte, timeout time.Duration) error {
+	for len(b) > 0 {
+		n := min(len(b), pieceBytes)
+		if err := o.rc.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			return err
+		}
+		if _, err := o.w.Write(b[:n]); err != nil {
+			return slowOr(err)
+		}
+		if err := o.rc.Flush(); err != nil {
+			return slowOr(err)
+		}
+		b = b[n:]
+	}
+	// HTTP/2 resets a stream whose deadline passes, though nothing is written.
+	return o.rc.SetWriteDeadline(time.Time{})
+}
+
+// A connOutlet writes to a hijacked connection that the reactor can't hold.
+type connOutlet struct {
+	conn net.Conn
+	left chan struct{}
+}
+
+// newConnOutlet reads and drops what the other side sends, to notice when it
+// leaves.
+func newConnOutlet(conn net.Conn) *connOutlet {
+	o := &connOutlet{conn: conn, left: make(chan struct{})}
+	go func() {
+		defer close(o.left)
+		io.CopyN(io.Discard, conn, noisyBytes)
+	}()
+	return o
+}
+
+func (o *connOutlet) gone() <-chan struct{} { return o.left }
+
+func (o *connOutlet) write(b []byte, timeout time.Duration) error {
+	for len(b) > 0 {
+		n := min(len(b), pieceBytes)
+		if err := o.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			return err
+		}
+		if _, err := o.conn.Write(b[:n]); err != nil {
+			return slowOr(err)
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+func (o *connOutlet) close() {
+	o.conn.Close()
+	<-o.left
+}
+
+func slowOr(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errSlow
+	}
+	return err
+}
+
+// streamHead sets the headers of a stream.
+func (s *Server) streamHead(h http.Header) {
+	maps.Copy(h, s.headers)
+	h.Set("Content-Type", "text/event-stream")
+	h["Cache-Control"] = headerNoCache
+	h["X-Accel-Buffering"] = headerNo
+}
+
+var (
+	headerNoCache = []string{"no-cache"}
+	headerNo      = []string{"no"}
+)
+
+// open begins a stream: from the reactor where it can hold the connection, else
+// on this goroutine until it ends.
+func (s *Server) open(w http.ResponseWriter, r *http.Request, sub subscription) *Problem {
+	rc := http.NewResponseController(w)
+	if !hasReactor || s.settings.portable || r.ProtoMajor != 1 || r.TLS != nil {
+		return s.openResponse(w, r, rc, sub)
+	}
+	s.streamHead(w.Header())
+	conn, _, err := rc.Hijack()
+	if err != nil {
+		if errors.Is(err, http.ErrNotSupported) {
+			return s.openResponse(w, r, rc, sub)
+		}
+		return newProblem(http.StatusInternalServerError, "the connection can't be taken over")
+	}
+	conn.SetDeadline(time.Time{})
+	sub.raw = r.ProtoMinor == 0
+	sub.head = responseHead(w.Header(), sub.raw)
+	if g, ok := conn.(*gatedConn); ok {
+		g.through()
+		conn = g.TCPConn
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		if taken, p := s.react(tcp, sub); taken {
+			if p != nil {
+				s.stats.refuse(p.Status)
+			}
+			return nil
+		}
+	}
+	s.openConn(conn, sub)
+	return nil
+}
+
+// responseHead is the head of a stream's response (RFC 9112, 4).
+func responseHead(h http.Header, raw bool) []byte {
+	var b bytes.Buffer
+	b.Grow(512)
+	if raw {
+		b.WriteString("HTTP/1.0 200 OK\r\nConnection: close\r\n")
+	} else {
+		b.WriteString("HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n")
+	}
+	b.WriteString("Date: ")
+	b.WriteString(time.Now().UTC().Format(http.TimeFormat))
+	b.WriteString("\r\n")
+	h.Write(&b)
+	b.WriteString("\r\n")
+	return b.Bytes()
+}
+
+// openConn serves a stream on a hijacked connection, on this goroutine.
+func (s *Server) openConn(conn net.Conn, sub subscription) {
+	sub.portable = true
+	o := newConnOutlet(conn)
+	defer o.close()
+	c, p := s.registry.join(sub, s.registry.notifier(), s.settings.Retry)
+	if p != nil {
+		s.stats.refuse(p.Status)
+		text := refusalText(p)
+		if !sub.raw {
+			text = string(newChunk(text)) + "0\r\n\r\n"
+		}
+		o.write(append(sub.head, text...), s.settings.Timeout)
+		return
+	}
+	s.stream(c, o)
+}
+
+// openResponse serves a stream by net/http, on this goroutine.
+func (s *Server) openResponse(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, sub subscription) *Problem {
+	if err := rc.SetWriteDeadline(time.Now().Add(s.settings.Timeout)); err != nil {
+		return newProblem(http.StatusInternalServerError,
+			"this server's handlers can neither be hijacked nor given a write deadline: a middleware must keep Unwrap")
+	}
+	rc.SetReadDeadline(time.Time{})
+	if g, ok := r.Context().Value(gateKey{}).(*gatedConn); ok {
+		s.limitSilence(g.TCPConn)
+	}
+	sub.portable, sub.raw = true, true
+	c, p := s.registry.join(sub, s.registry.notifier(), s.settings.Retry)
+	if p != nil {
+		return p
+	}
+	s.streamHead(w.Header())
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "keep-alive")
+		if r.ProtoMinor == 0 {
+			w.Header().Set("Connection", "close")
+		}
+	}
+	w.WriteHeader(http.StatusOK)
+	s.stream(c, &responseOutlet{w: w, rc: rc, ctx: r.Context()})
+	rc.SetWriteDeadline(time.Time{})
+	return nil
+}
+
+// stream serves a portable consumer on this goroutine until one side ends it.
+func (s *Server) stream(c *consumer, o outlet) {
+	reason := s.drainLogs(c, o)
+	if reason != endGone && reason != endSlow || reason == endSlow && c.pending == nil {
+		tail := endText(reason, s.returnAfter(reason))
+		if !c.raw {
+			tail = string(newChunk(tail)) + "0\r\n\r\n"
+		}
+		o.write([]byte(tail), min(s.settings.Timeout, time.Second))
+	}
+	s.registry.depart(c, reason)
+}
+
+// depart takes a portable consumer out of the registry.
+func (r *registry) depart(c *consumer, reason string) {
+	w := c.writer
+	r.mu.Lock()
+	r.leaveLocked(c, reason)
+	w.leaves = append(w.leaves, c)
+	w.stir()
+	r.mu.Unlock()
+	w.wake()
+}
+
+// drainLogs writes what there is between the consumer's cursor and the mark,
+// again and again, and returns why it ended.
+func (s *Server) drainLogs(c *consumer, o outlet) string {
+	var (
+		frames []*frame
+		batch  []byte
+		beat   <-chan time.Time
+		timer  *time.Timer
+	)
+	if h := s.settings.Heartbeat; h > 0 {
+		timer = time.NewTimer(h)
+		defer timer.Stop()
+		beat = timer.C
+	}
+	for {
+		ending := c.ending.Load() // what was published before it comes first
+		if ending != nil && *ending == endGone {
+			return endGone
+		}
+		mark := s.registry.mark.Load()
+		var whole bool
+		if frames, whole = c.collect(frames[:0], mark); !whole {
+			return endSlow
+		}
+		if len(frames) > 0 || c.pending != nil {
+			batch = append(batch[:0], c.pending...)
+			c.pending = nil
+			n, last := len(frames), mark
+			for i, f := range frames {
+				batch = append(batch, c.bytes(f)...)
+				if len(batch) >= batchBytes && i+1 < n {
+					n, last = i+1, f.seq
+					break
+				}
+			}
+			if err := o.write(batch, s.settings.Timeout); err != nil {
+				c.pending = batch // its frame may be half sent
+				if errors.Is(err, errSlow) {
+					return endSlow
+				}
+				return endGone
+			}
+			if n > 0 {
+				c.told = frames[n-1].seq
+				s.stats.deliver(n, len(batch))
+			}
+			c.pos.Store(last)
+			clear(frames)
+			if cap(batch) > 2*pieceBytes {
+				batch = nil
+			}
+			if timer != nil {
+				timer.Reset(s.settings.Heartbeat)
+			}
+			if last < mark {
+				continue
+			}
+		} else {
+			c.pos.Store(mark)
+		}
+		if ending != nil {
+			return *ending
+		}
+		select {
+		case <-c.wake:
+		case <-o.gone():
+			return endGone
+		case <-beat:
+			b := s.heartbeat(c, mark)
+			if err := o.write(b, s.settings.Timeout); err != nil {
+				c.pending = b
+				if errors.Is(err, errSlow) {
+					return endSlow
+				}
+				return endGone
+			}
+			timer.Reset(s.settings.Heartbeat)
+		}
+	}
+}
+
+// heartbeat returns a comment, with the id of the mark for a consumer that has
+// all up to it, when it has moved since an id was sent.
+func (s *Server) heartbeat(c *consumer, mark uint64) []byte {
+	text := ":\n\n"
+	if mark > c.told {
+		id := s.registry.position(mark)
+		text = ":\nid: " + string(id[:]) + "\n\n"
+		c.told = mark
+	}
+	if c.raw {
+		return []byte(text)
+	}
+	return newChunk(text)
+}
+
+// position returns the id of a place in the order.
+func (r *registry) position(seq uint64) [36]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.positionLocked(seq)
+}
+
+// positionLocked is position. The time is never before the epoch's begin,
+// whatever the clock does: such an id would be taken for another life's.
+func (r *registry) positionLocked(seq uint64) [36]byte {
+	now := time.Now()
+	if now.Before(r.epoch.Since) {
+		now = r.epoch.Since
+	}
+	return position{r.epoch.Number, seq, now.UnixMilli()}.encode()
+}

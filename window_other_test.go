@@ -1,0 +1,5 @@
+//go:build !unix
+
+package eventsource_test
+
+func smallWindow(uintptr) {}

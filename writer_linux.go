@@ -1,0 +1,652 @@
+package eventsource
+
+import (
+	"net"
+	"runtime"
+	"time"
+
+	"github.com/railsmechanic/eventsource/internal/reactor"
+)
+
+// conn is what the reactor keeps of a consumer. Owned by its writer.
+type conn struct {
+	fd       int32
+	received int32  // bytes after the request
+	slot     uint32 // its place in reactorWriter.slots
+	full     bool   // the socket has no room; its return is awaited
+	closed   bool   // the descriptor is no longer ours
+	moved    int64  // when bytes last left
+	stalled  int    // its place in reactorWriter.full
+
+	awaited            bool // its logs keep for it what it has not got
+	beatSlot           int
+	beatNext, beatPrev *consumer // the others of its slot in the heartbeat wheel
+}
+
+const (
+	beatSteps = 64            // in a heartbeat's period
+	beatSlots = 2 * beatSteps // of the wheel
+)
+
+// A reactorWriter serves the consumers whose descriptors stand in its epoll
+// set.
+type reactorWriter struct {
+	// Set when made.
+	*writer
+	s    *Server
+	loop *reactor.Loop
+	beat int64 // a heartbeat's period in nanoseconds; 0 none
+
+	// Owned by the goroutine of run.
+	pass    pass
+	now     int64
+	slots   []slot
+	free    []uint32 // slots without a consumer
+	full    []*consumer
+	beats   [beatSlots]*consumer
+	hand    int64 // the next step to look at
+	frames  []*frame
+	batch   []byte
+	scratch []byte
+	shared  shared
+	counted counted
+}
+
+// A slot is a consumer in the epoll set. Its generation tells an event of an
+// earlier one with the same number apart.
+type slot struct {
+	c          *consumer
+	generation uint32
+}
+
+// shared are the bytes that several consumers at the same cursors get: every
+// frame of one channel and of "all" above a Seq, up to the pass's mark.
+type shared struct {
+	channel *channel
+	from    uint64
+	frames  []*frame
+	bytes   []byte
+	ends    []int // where each frame ends in bytes
+	whole   bool
+}
+
+// counted are the deliveries of a pass.
+type counted struct{ events, bytes int }
+
+// reactors returns the writers of the reactor, one for each core, started when
+// the first consumer comes.
+func (s *Server) reactors() []*reactorWriter {
+	s.reactorsOnce.Do(func() {
+		for range runtime.GOMAXPROCS(0) {
+			loop, err := reactor.New()
+			if err != nil {
+				s.log.Warn("no reactor: consumers are served by a goroutine each", "error", err)
+				return
+			}
+			w := &reactorWriter{
+				writer:  &writer{r: s.registry, signal: loop.Wake, done: make(chan struct{})},
+				s:       s,
+				loop:    loop,
+				beat:    int64(s.settings.Heartbeat),
+				scratch: make([]byte, 16<<10),
+			}
+			r := s.registry
+			r.mu.Lock()
+			w.closed = r.closed
+			r.writers = append(r.writers[:len(r.writers):len(r.writers)], w.writer)
+			r.mu.Unlock()
+			s.writers = append(s.writers, w)
+			go w.run()
+		}
+	})
+	return s.writers
+}
+
+// limitSilence has the kernel give up a peer that acknowledges nothing for two
+// heartbeats.
+func (s *Server) limitSilence(tcp *net.TCPConn) {
+	if s.settings.Heartbeat > 0 {
+		if err := reactor.UserTimeout(tcp, 2*s.settings.Heartbeat); err != nil {
+			s.log.Debug("no TCP_USER_TIMEOUT", "error", err)
+		}
+	}
+}
+
+// react serves a subscription from the reactor; it reports false when the
+// connection can't be held there.
+func (s *Server) react(tcp *net.TCPConn, sub subscription) (bool, *Problem) {
+	writers := s.reactors()
+	if len(writers) == 0 {
+		return false, nil
+	}
+	w := writers[s.turn.Add(1)%uint64(len(writers))]
+	fd, err := reactor.Take(tcp, 2*s.settings.Heartbeat)
+	if err != nil {
+		s.log.Warn("a connection could not be handed to the reactor", "error", err)
+		return false, nil
+	}
+	sub.conn.fd = int32(fd)
+	if _, p := s.registry.join(sub, w.writer, s.settings.Retry); p != nil {
+		refuseConsumer(fd, sub, p)
+		return true, p
+	}
+	return true, nil
+}
+
+// refuseConsumer tells a consumer whose response has begun that it is refused.
+func refuseConsumer(fd int, sub subscription, p *Problem) {
+	text := refusalText(p)
+	if !sub.raw {
+		text = string(newChunk(text)) + "0\r\n\r\n"
+	}
+	reactor.Write(fd, append(sub.head, text...))
+	reactor.Finish(fd)
+}
+
+// run is the writer's life.
+func (w *reactorWriter) run() {
+	defer close(w.done)
+	defer w.loop.Close()
+	var events []reactor.Event
+	w.now = w.r.clock()
+	if w.beat > 0 {
+		w.hand = w.now / (w.beat / beatSteps)
+	}
+	next := w.now
+	for {
+		w.serve()
+		if w.pass.closed {
+			for i := range w.slots {
+				if c := w.slots[i].c; c != nil {
+					w.disconnect(c, endDraining)
+				}
+			}
+			w.take(&w.pass)
+			return
+		}
+		if w.now >= next {
+			next = w.now + w.tend()
+		}
+		w.sleeping.Store(true)
+		timeout := time.Duration(next - w.r.clock())
+		if w.stirred.Load() || w.pass.unfinished() {
+			w.sleeping.Store(false)
+			timeout = 0
+		}
+		var err error
+		events, err = w.loop.Wait(events[:0], max(timeout, 0))
+		w.sleeping.Store(false)
+		if err != nil {
+			w.s.log.Error("the reactor can't wait for its connections", "error", err)
+			time.Sleep(10 * time.Millisecond)
+		}
+		w.now = w.r.clock()
+		for _, e := range events {
+			w.handle(e)
+		}
+	}
+}
+
+// serve makes one pass: it meets who has joined, offers what is new to everybody
+// who follows it, and ends who is to be ended.
+func (w *reactorWriter) serve() {
+	p := &w.pass
+	w.take(p)
+	w.shared.channel = nil
+	for _, c := range p.joins {
+		w.meet(c)
+	}
+	for _, s := range p.sides {
+		for _, c := range s.members {
+			if !c.full && !c.closed {
+				w.offer(c, s.offered)
+			}
+		}
+	}
+	for _, e := range p.ends {
+		if e.side == nil {
+			for i := range w.slots {
+				if c := w.slots[i].c; c != nil {
+					w.finish(c, e.reason)
+				}
+			}
+			continue
+		}
+		for _, c := range e.side.members {
+			if c.start < e.before {
+				w.finish(c, e.reason)
+			}
+		}
+	}
+	w.shared.channel = nil
+	clear(w.shared.frames)
+	w.shared.frames = w.shared.frames[:0]
+	if cap(w.shared.bytes) > 4*batchBytes {
+		w.shared.bytes = nil
+	}
+	if w.counted != (counted{}) {
+		w.s.stats.deliver(w.counted.events, w.counted.bytes)
+		w.counted = counted{}
+	}
+}
+
+// meet takes a new consumer into the epoll set and gives it what its stream
+// begins with.
+func (w *reactorWriter) meet(c *consumer) {
+	n := len(w.free)
+	if n > 0 {
+		c.slot = w.free[n-1]
+		w.free = w.free[:n-1]
+	} else {
+		c.slot = uint32(len(w.slots))
+		w.slots = append(w.slots, slot{})
+	}
+	w.slots[c.slot].c = c
+	c.moved = w.now
+	c.stalled = -1
+	c.awaited = true
+	if err := w.loop.Add(int(c.fd), w.token(c)); err != nil {
+		w.s.log.Warn("a consumer could not be taken into the reactor", "error", err)
+		w.disconnect(c, endGone)
+		return
+	}
+	if w.beat > 0 {
+		w.beatAt(c, w.now+w.beat)
+	}
+	w.catchUp(c)
+}
+
+func (w *reactorWriter) token(c *consumer) uint64 {
+	return uint64(w.slots[c.slot].generation)<<32 | uint64(c.slot)
+}
+
+// offer writes everything between the consumer's cursor and the mark, with the
+// bytes of the one before it where they are the same.
+func (w *reactorWriter) offer(c *consumer, offered uint64) {
+	pos := c.pos.Load()
+	if pos >= w.pass.mark {
+		return
+	}
+	if !c.plain() {
+		w.catchUp(c)
+		return
+	}
+	named := c.logs[0].channel
+	if named.last.Load() <= pos {
+		named = nil // only "all" has something
+	}
+	sh := &w.shared
+	if sh.channel == nil || sh.channel != orAll(named, w.r.all) || pos < sh.from {
+		w.assemble(named, min(pos, offered))
+	}
+	if !sh.whole || len(sh.bytes) > batchBytes {
+		w.catchUp(c)
+		return
+	}
+	i := 0
+	for i < len(sh.frames) && sh.frames[i].seq <= pos {
+		i++
+	}
+	if i == len(sh.frames) {
+		c.pos.Store(w.pass.mark)
+		return
+	}
+	begin := 0
+	if i > 0 {
+		begin = sh.ends[i-1]
+	}
+	b := sh.bytes[begin:]
+	n, full, ok := w.write(c, b)
+	if !ok {
+		return
+	}
+	if !full {
+		w.counted.events += len(sh.frames) - i
+		c.told = sh.frames[len(sh.frames)-1].seq
+		c.pos.Store(w.pass.mark)
+		return
+	}
+	// The first frame that is not wholly sent is kept by its own bytes.
+	n += begin
+	for i < len(sh.frames) && sh.ends[i] <= n {
+		w.counted.events++
+		c.told = sh.frames[i].seq
+		c.pos.Store(c.told)
+		i++
+	}
+	start := 0
+	if i > 0 {
+		start = sh.ends[i-1]
+	}
+	if n > start {
+		c.pending = sh.frames[i].chunk[n-start:]
+		c.told = sh.frames[i].seq
+		c.pos.Store(c.told)
+		w.counted.events++
+	}
+	w.stall(c)
+}
+
+func orAll(ch, all *channel) *channel {
+	if ch == nil {
+		return all
+	}
+	return ch
+}
+
+// assemble makes the bytes above from that a channel and "all" have for plain
+// consumers; nil is "all" alone.
+func (w *reactorWriter) assemble(named *channel, from uint64) {
+	sh := &w.shared
+	sh.channel, sh.from = orAll(named, w.r.all), from
+	clear(sh.frames)
+	sh.frames, sh.bytes, sh.ends, sh.whole = sh.frames[:0], sh.bytes[:0], sh.ends[:0], true
+	if named != nil {
+		sh.frames, sh.whole = named.read(sh.frames, from, w.pass.mark, 0)
+	}
+	if sh.whole && w.r.all.last.Load() > from {
+		n := len(sh.frames)
+		sh.frames, sh.whole = w.r.all.read(sh.frames, from, w.pass.mark, 0)
+		if n > 0 && len(sh.frames) > n {
+			sh.frames = merge(sh.frames)
+		}
+	}
+	for _, f := range sh.frames {
+		sh.bytes = append(sh.bytes, f.chunk...)
+		sh.ends = append(sh.ends, len(sh.bytes))
+		if len(sh.bytes) > batchBytes {
+			return // each is served on its own
+		}
+	}
+}
+
+// catchUp writes what is pending and then what is between the consumer's cursor
+// and the mark, until it has all or its socket is full.
+func (w *reactorWriter) catchUp(c *consumer) {
+	const turns = 8 // batches before the others get their turn
+	for range turns {
+		if c.pending != nil {
+			n, full, ok := w.write(c, c.pending)
+			if !ok {
+				return
+			}
+			if c.pending = c.pending[n:]; len(c.pending) > 0 || full {
+				w.stall(c)
+				return
+			}
+			c.pending = nil
+		}
+		var whole bool
+		if w.frames, whole = c.collect(w.frames[:0], w.pass.mark); !whole {
+			w.finish(c, endSlow)
+			return
+		}
+		if len(w.frames) == 0 {
+			c.pos.Store(max(c.pos.Load(), w.pass.mark))
+			w.caughtUp(c)
+			return
+		}
+		w.batch = w.batch[:0]
+		last := 0
+		for i, f := range w.frames {
+			b := c.bytes(f)
+			if len(w.batch) > 0 && len(w.batch)+len(b) > batchBytes {
+				break
+			}
+			w.batch = append(w.batch, b...)
+			last = i
+		}
+		n, full, ok := w.write(c, w.batch)
+		if !ok {
+			return
+		}
+		for i := 0; i <= last && n > 0; i++ {
+			b := c.bytes(w.frames[i])
+			c.told = w.frames[i].seq
+			c.pos.Store(c.told)
+			w.counted.events++
+			if n < len(b) {
+				c.pending = b[n:]
+				break
+			}
+			n -= len(b)
+		}
+		clear(w.frames)
+		if cap(w.batch) > 4*batchBytes {
+			w.batch = nil
+		}
+		if full {
+			w.stall(c)
+			return
+		}
+	}
+	w.stall(c) // the loop reports it writable at once
+}
+
+// write sends b as far as the consumer's socket has room, and disconnects it
+// when it is gone: false.
+func (w *reactorWriter) write(c *consumer, b []byte) (n int, full, ok bool) {
+	n, full, err := reactor.Write(int(c.fd), b)
+	if err != nil {
+		w.disconnect(c, endGone)
+		return n, full, false
+	}
+	if n > 0 {
+		c.moved = w.now
+	}
+	w.counted.bytes += n
+	return n, full, true
+}
+
+// stall waits for room in the consumer's socket.
+func (w *reactorWriter) stall(c *consumer) {
+	if c.full {
+		return
+	}
+	c.full = true
+	c.awaited = true
+	c.moved = w.now
+	c.stalled = len(w.full)
+	w.full = append(w.full, c)
+	w.pass.turned = append(w.pass.turned, c)
+	if err := w.loop.Writable(int(c.fd), w.token(c), true); err != nil {
+		w.disconnect(c, endGone)
+	}
+}
+
+// caughtUp takes the consumer back among those that are offered what is new.
+func (w *reactorWriter) caughtUp(c *consumer) {
+	if !c.awaited {
+		return
+	}
+	c.awaited = false
+	w.pass.turned = append(w.pass.turned, c)
+	if !c.full {
+		return
+	}
+	w.unstall(c)
+	if err := w.loop.Writable(int(c.fd), w.token(c), false); err != nil {
+		w.disconnect(c, endGone)
+	}
+}
+
+func (w *reactorWriter) unstall(c *consumer) {
+	c.full = false
+	last := len(w.full) - 1
+	w.full[c.stalled] = w.full[last]
+	w.full[c.stalled].stalled = c.stalled
+	w.full[last] = nil
+	w.full = w.full[:last]
+	c.stalled = -1
+}
+
+// handle does what an event of the epoll set asks for.
+func (w *reactorWriter) handle(e reactor.Event) {
+	i := uint32(e.Token)
+	if int(i) >= len(w.slots) || w.slots[i].c == nil || w.slots[i].generation != uint32(e.Token>>32) {
+		return
+	}
+	c := w.slots[i].c
+	if e.Closed {
+		w.disconnect(c, endGone)
+		return
+	}
+	if e.Readable {
+		n, closed := reactor.Drain(int(c.fd), w.scratch)
+		if closed {
+			w.disconnect(c, endGone)
+			return
+		}
+		if c.received += int32(n); c.received > noisyBytes {
+			w.disconnect(c, endNoisy)
+			return
+		}
+	}
+	if e.Writable && c.full {
+		w.catchUp(c)
+	}
+}
+
+// finish ends a stream with its reason, if its socket still takes that, and
+// disconnects the consumer.
+func (w *reactorWriter) finish(c *consumer, reason string) {
+	if c.closed {
+		return
+	}
+	if !c.full && c.pending == nil {
+		tail := endText(reason, w.s.returnAfter(reason))
+		if !c.raw {
+			tail = string(newChunk(tail)) + "0\r\n\r\n"
+		}
+		reactor.Write(int(c.fd), []byte(tail))
+	}
+	w.disconnect(c, reason)
+}
+
+// disconnect closes the consumer's connection and takes it out of everything.
+func (w *reactorWriter) disconnect(c *consumer, reason string) {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	if reason == endGone {
+		reactor.Close(int(c.fd))
+	} else {
+		reactor.Finish(int(c.fd))
+	}
+	c.pending = nil
+	w.slots[c.slot].c = nil
+	w.slots[c.slot].generation++
+	w.free = append(w.free, c.slot)
+	if c.full {
+		w.unstall(c)
+	}
+	w.unbeat(c)
+	w.pass.left = append(w.pass.left, departure{c, reason})
+}
+
+// tend cuts off who makes no progress and sends the heartbeats that are due. It
+// returns when to call it again, in nanoseconds.
+func (w *reactorWriter) tend() int64 {
+	timeout := int64(w.s.settings.Timeout)
+	for i := len(w.full) - 1; i >= 0; i-- {
+		if c := w.full[i]; w.now-c.moved >= timeout {
+			w.disconnect(c, endSlow)
+		}
+	}
+	again := min(timeout/8, int64(time.Second))
+	if w.beat == 0 {
+		return again
+	}
+	step := w.beat / beatSteps
+	var bytes [2][]byte // without and with the mark
+	for ; w.hand <= w.now/step; w.hand++ {
+		c := w.beats[w.hand%beatSlots]
+		w.beats[w.hand%beatSlots] = nil
+		for c != nil {
+			next := c.beatNext
+			c.beatNext, c.beatPrev, c.beatSlot = nil, nil, -1
+			w.pulse(c, &bytes)
+			c = next
+		}
+	}
+	return min(again, step)
+}
+
+// pulse sends a heartbeat to a consumer that got nothing else for a period.
+func (w *reactorWriter) pulse(c *consumer, bytes *[2][]byte) {
+	step := w.beat / beatSteps
+	switch {
+	case c.full:
+		w.beatAt(c, w.now+w.beat)
+		return
+	case w.now-c.moved < w.beat-step:
+		// Who got the same event is not due in the same moment.
+		w.beatAt(c, c.moved+w.beat-int64(c.slot%(beatSteps/4))*step)
+		return
+	}
+	kind := 0
+	if w.pass.mark > c.told {
+		kind = 1
+	}
+	if bytes[kind] == nil {
+		text := ":\n\n"
+		if kind == 1 {
+			id := w.r.position(w.pass.mark)
+			text = ":\nid: " + string(id[:]) + "\n\n"
+		}
+		bytes[kind] = newChunk(text)
+	}
+	b := bytes[kind]
+	if c.raw {
+		b = chunkText(b)
+	}
+	n, full, ok := w.write(c, b)
+	if !ok {
+		return
+	}
+	if kind == 1 && n > 0 {
+		c.told = w.pass.mark
+		c.pos.Store(max(c.pos.Load(), w.pass.mark))
+	}
+	if full && n < len(b) {
+		if n > 0 {
+			c.pending = b[n:]
+		}
+		if w.stall(c); c.closed {
+			return
+		}
+	}
+	w.beatAt(c, w.now+w.beat)
+}
+
+// beatAt puts the consumer into the wheel's slot for a time.
+func (w *reactorWriter) beatAt(c *consumer, at int64) {
+	step := w.beat / beatSteps
+	tick := min(max(at/step, w.hand+1), w.hand+beatSlots-1)
+	slot := int(tick % beatSlots)
+	c.beatSlot = slot
+	c.beatPrev, c.beatNext = nil, w.beats[slot]
+	if c.beatNext != nil {
+		c.beatNext.beatPrev = c
+	}
+	w.beats[slot] = c
+}
+
+// unbeat takes it out.
+func (w *reactorWriter) unbeat(c *consumer) {
+	if w.beat == 0 || c.beatSlot < 0 {
+		return
+	}
+	if c.beatNext != nil {
+		c.beatNext.beatPrev = c.beatPrev
+	}
+	if c.beatPrev != nil {
+		c.beatPrev.beatNext = c.beatNext
+	} else if w.beats[c.beatSlot] == c {
+		w.beats[c.beatSlot] = c.beatNext
+	}
+	c.beatNext, c.beatPrev, c.beatSlot = nil, nil, -1
+}
+
+const hasReactor = true

@@ -1,0 +1,18 @@
+//go:build !linux
+
+package eventsource
+
+import "net"
+
+// conn is what a reactor would keep of a consumer; there is none here.
+type conn struct{ awaited bool }
+
+type reactorWriter struct{}
+
+// react reports that the connection can't be held by a reactor.
+func (s *Server) react(*net.TCPConn, subscription) (bool, *Problem) { return false, nil }
+
+// limitSilence leaves it to the kernel when a silent peer is given up.
+func (s *Server) limitSilence(*net.TCPConn) {}
+
+const hasReactor = false
