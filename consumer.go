@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -32,54 +33,85 @@ const noisyBytes = 64 << 10
 // A consumer follows channels over one connection. Where it stands in all of
 // them is one number, since the order is one: every event up to pos that it
 // follows, it has.
+//
+// There may be a million that wait, of 80 bytes each. What only some have, or
+// all for a moment, is in rare.
 type consumer struct {
-	// Set when made, then only read.
-	writer   *writer
-	filter   []string // types; nil: all
-	envelope bool
-	raw      bool          // gets text and not chunks: HTTP/1.0, net/http's own chunking
-	joined   int64         // by registry.clock
-	start    uint64        // the mark when it joined
-	forgiven uint64        // up to here a log may lack what the consumer has not got: it was told of the gap, or came without an id
-	wake     chan struct{} // of a portable consumer: there may be something to write
-
 	// Changed with registry.mu held.
-	logs    []follow
-	gone    bool // has left
-	blocked bool // counted in its sides' stalled
+	first   follow    // the channel that it named first
+	global  follow    // "all"
+	more    *[]follow // the others that it named; nil: none
+	gone    bool      // has left
+	blocked bool      // counted in its sides' stalled
+
+	// Set when made, then only read.
+	plain bool   // gets exactly the frames of one channel and of "all", as chunks, so that it can share the bytes of others there
+	raw   bool   // gets text and not chunks: HTTP/1.0, net/http's own chunking
+	start uint64 // the mark when it joined
 
 	// Owned by who writes: the writer, or a portable consumer's goroutine.
-	pos     atomic.Uint64
-	told    uint64 // the place of the id that was sent last
-	pending []byte // what is to be sent before everything else: the rest of a short write, what a stream begins with
-
-	gap    string                 // what the stream's first event says of a gap; "" none
-	ending atomic.Pointer[string] // why a portable consumer is to end
+	untold bool // pos is past the id that was sent last
+	pos    atomic.Uint64
+	*rare
 
 	conn // what the reactor keeps
 }
 
+// A rare is what few consumers have, or have for a while only.
+type rare struct {
+	// Set when made, then only read.
+	filter   []string // types; nil: all
+	envelope bool
+	joined   int64         // by registry.clock
+	forgiven uint64        // up to here a log may lack what the consumer has not got: it was told of the gap, or came without an id
+	wake     chan struct{} // of a portable consumer: there may be something to write
+	gap      string        // what the stream's first event says of a gap; "" none
+
+	ending atomic.Pointer[string] // why a portable consumer is to end
+
+	// Owned by who writes.
+	pending []byte // what is to be sent before everything else: the rest of a short write, what a stream begins with
+	stalled
+}
+
 // A follow is a channel that a consumer follows.
 type follow struct {
-	channel *channel
-	side    *side
-	index   int // its place in side.members, -1 until the writer has met it
+	side  *side
+	index int32 // its place in side.members, -1 until the writer has met it
+}
+
+// logs yields the channels that the consumer follows, in the order in which it
+// named them, "all" at the end.
+func (c *consumer) logs(yield func(*follow) bool) {
+	if !yield(&c.first) {
+		return
+	}
+	if c.more != nil {
+		for i := range *c.more {
+			if !yield(&(*c.more)[i]) {
+				return
+			}
+		}
+	}
+	yield(&c.global)
 }
 
 // follows reports whether the consumer follows name by name.
 func (c *consumer) follows(name string) bool {
-	return slices.ContainsFunc(c.logs, func(f follow) bool { return f.channel.name == name })
-}
-
-// plain reports whether the consumer gets exactly the frames of one channel and
-// of "all", so that it can share the bytes of others there.
-func (c *consumer) plain() bool {
-	return len(c.logs) == 2 && c.filter == nil && !c.envelope && !c.raw
+	for l := range c.logs {
+		if l.side.channel.name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // wants reports whether the consumer asked for events of f's type, and f had
 // not expired when it came.
 func (c *consumer) wants(f *frame) bool {
+	if c.rare == nil {
+		return true
+	}
 	if e := f.expires.Load(); e != 0 && e < c.joined {
 		return false
 	}
@@ -96,14 +128,17 @@ func (c *consumer) wants(f *frame) bool {
 // collect appends to frames what the consumer has not had up to mark, in order
 // and each once. It reports false when some of that is no longer there.
 func (c *consumer) collect(frames []*frame, mark uint64) ([]*frame, bool) {
-	pos, begin, logs := c.pos.Load(), len(frames), 0
-	for i := range c.logs {
-		ch := c.logs[i].channel
+	pos, begin, logs, forgiven := c.pos.Load(), len(frames), 0, uint64(0)
+	if c.rare != nil {
+		forgiven = c.forgiven
+	}
+	for l := range c.logs {
+		ch := l.side.channel
 		if ch.last.Load() <= pos {
 			continue
 		}
 		n, whole := len(frames), false
-		if frames, whole = ch.read(frames, pos, mark, c.forgiven); !whole {
+		if frames, whole = ch.read(frames, pos, mark, forgiven); !whole {
 			return frames[:begin], false
 		}
 		if len(frames) > n {
@@ -112,6 +147,9 @@ func (c *consumer) collect(frames []*frame, mark uint64) ([]*frame, bool) {
 	}
 	if logs > 1 {
 		frames = append(frames[:begin], merge(frames[begin:])...)
+	}
+	if c.rare == nil {
+		return frames, true
 	}
 	wanted := frames[:begin]
 	for _, f := range frames[begin:] {
@@ -132,7 +170,7 @@ func merge(frames []*frame) []*frame {
 // bytes returns what the consumer is sent of f.
 func (c *consumer) bytes(f *frame) []byte {
 	chunk := f.chunk
-	if c.envelope && !strings.HasPrefix(f.typ(), reservedType) {
+	if c.rare != nil && c.envelope && !strings.HasPrefix(f.typ(), reservedType) {
 		chunk = f.envelope(c.came(f))
 	}
 	if c.raw {
@@ -148,9 +186,9 @@ func (c *consumer) came(f *frame) string {
 		return f.channels
 	}
 	channels := strings.Split(f.channels, ",")
-	for i := range c.logs { // a copy would read what the writer changes
+	for l := range c.logs {
 		for _, name := range channels {
-			if covers(c.logs[i].channel.name, name) {
+			if covers(l.side.channel.name, name) {
 				return name
 			}
 		}
@@ -181,17 +219,23 @@ type subscription struct {
 	envelope bool
 	raw      bool
 	head     []byte // what is sent before the stream's first bytes
+	greet    bool   // the writer can send that, with its own head
 	portable bool
 	conn     conn // where the reactor serves it
 }
 
 // join makes a consumer of what is asked for and hands it to a writer. What a
-// stream begins with is pending: its position, and the gap if there is one.
-// Whatever is published from now on reaches it.
+// stream begins with is pending: its position, and the gap if there is one;
+// unless the writer greets it, which costs nothing to keep. Whatever is published
+// from now on reaches the consumer.
 func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consumer, *Problem) {
-	c := &consumer{writer: w, filter: s.filter, envelope: s.envelope, raw: s.raw, conn: s.conn}
-	if s.portable {
-		c.wake = make(chan struct{}, 1)
+	c := &consumer{raw: s.raw, conn: s.conn}
+	c.plain = len(s.names) == 1 && s.filter == nil && !s.envelope && !s.raw
+	if s.id != "" || s.history > 0 || !s.greet || !c.plain {
+		c.rare = &rare{filter: s.filter, envelope: s.envelope}
+		if s.portable {
+			c.wake = make(chan struct{}, 1)
+		}
 	}
 	r.mu.Lock()
 	if r.closed || w.closed || r.empty != nil {
@@ -203,82 +247,103 @@ func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consum
 		return nil, p
 	}
 	mark := r.mark.Load()
-	c.joined, c.start = r.clock(), mark
-	c.logs = make([]follow, 0, len(s.names)+1)
-	byName := false
-	for _, name := range s.names {
-		ch := r.findLocked(name)
-		if ch == nil {
-			ch = r.makeLocked(name)
-		}
-		byName = byName || !isWildcard(name)
-		c.logs = append(c.logs, follow{channel: ch, index: -1})
+	c.start = mark
+	byName := r.followLocked(c, s.names, w)
+	if c.rare != nil {
+		c.joined = r.clock()
 	}
-	c.logs = append(c.logs, follow{channel: r.all, index: -1})
-
-	pos := mark
-	switch {
-	case s.id != "":
-		from, known := r.placeLocked(s.id, c.logs, mark)
-		frames, floor := r.keptLocked(c, from, mark)
-		if pos = from; !known || from < floor {
-			oldest := ""
-			if len(frames) > 0 {
-				oldest = frames[0].id()
-			}
-			c.gap = gapData(s.id, oldest)
-			r.stats.gaps.Add(1)
-			frames = slices.DeleteFunc(frames, func(f *frame) bool { return !c.wants(f) })
-			if n := len(frames) - r.history.Events; n > 0 {
-				frames = frames[n:]
-			}
-			pos = before(frames, mark)
-			c.forgiven = mark
-		}
-	case s.history > 0:
-		frames, _ := r.keptLocked(c, 0, mark)
-		frames = slices.DeleteFunc(frames, func(f *frame) bool { return !c.wants(f) })
-		if n := len(frames) - s.history; n > 0 {
-			frames = frames[n:]
-		}
-		pos = before(frames, mark)
-		c.forgiven = mark
-	}
-	c.pos.Store(pos)
-	c.told = pos
-	for i := range c.logs {
-		l := &c.logs[i]
-		l.channel.followers++
-		if l.side = l.channel.sideLocked(w); l.side == nil {
-			l.side = &side{channel: l.channel, writer: w, offered: mark, behind: nobody}
-			l.channel.sides = append(l.channel.sides, l.side)
-		} else if !l.side.followed() {
-			l.side.offered = mark
-		}
-	}
+	c.pos.Store(r.beginLocked(c, &s, mark))
 	// Until the writer has met it, the consumer is one whose socket is full.
 	c.blockLocked()
 	r.consumers++
 	if byName {
 		r.byName++
 	}
-	id := r.positionLocked(pos)
+	if c.rare != nil {
+		id := r.positionLocked(c.pos.Load())
+		c.pending = append(make([]byte, 0, len(s.head)+len(c.gap)+160), s.head...)
+		c.pending = c.frameText(c.pending, beginText(c.gap, id, retry))
+	}
 	w.joins = append(w.joins, c)
 	w.stir()
-	begin := make([]byte, 0, len(s.head)+160+len(c.gap))
-	begin = append(begin, s.head...)
-	text := fmt.Sprintf("retry: %d\n: welcome\n", retry.Milliseconds())
-	if c.gap != "" {
-		// The id comes after the gap: who was cut off between them is told again.
-		text += "\n" + gapText(c.gap)
-	}
-	text += "id: " + string(id[:]) + "\n\n"
-	begin = c.frameText(begin, text)
-	c.pending = begin
 	r.mu.Unlock()
 	r.stats.connects.Add(1)
 	w.wake()
 	return c, nil
+}
+
+// followLocked has the consumer follow the channels of names and "all", and
+// reports whether one of them is named itself.
+func (r *registry) followLocked(c *consumer, names []string, w *writer) (byName bool) {
+	take := func(ch *channel) follow {
+		ch.followers++
+		s := ch.sideLocked(w)
+		if s == nil {
+			s = &side{channel: ch, writer: w, offered: c.start, behind: nobody}
+			ch.sides = append(ch.sides, s)
+		} else if !s.followed() {
+			s.offered = c.start
+		}
+		return follow{side: s, index: -1}
+	}
+	if len(names) > 1 {
+		more := make([]follow, 0, len(names)-1)
+		c.more = &more
+	}
+	for i, name := range names {
+		ch := r.findLocked(name)
+		if ch == nil {
+			ch = r.makeLocked(name)
+		}
+		byName = byName || !isWildcard(name)
+		if i == 0 {
+			c.first = take(ch)
+		} else {
+			*c.more = append(*c.more, take(ch))
+		}
+	}
+	c.global = take(r.all)
+	return byName
+}
+
+// beginLocked returns the place from which on the consumer gets what there is:
+// the mark, unless it asks for what came before. It notes the gap, if there is
+// one.
+func (r *registry) beginLocked(c *consumer, s *subscription, mark uint64) uint64 {
+	latest := func(frames []*frame, most int) uint64 {
+		frames = slices.DeleteFunc(frames, func(f *frame) bool { return !c.wants(f) })
+		c.forgiven = mark
+		return before(frames[max(0, len(frames)-most):], mark)
+	}
+	switch {
+	case s.id != "":
+		from, known := r.placeLocked(s.id, c, mark)
+		frames, floor := r.keptLocked(c, from, mark)
+		if known && from >= floor {
+			return from
+		}
+		oldest := ""
+		if len(frames) > 0 {
+			oldest = frames[0].id()
+		}
+		c.gap = gapData(s.id, oldest)
+		r.stats.gaps.Add(1)
+		return latest(frames, r.history.Events)
+	case s.history > 0:
+		frames, _ := r.keptLocked(c, 0, mark)
+		return latest(frames, s.history)
+	}
+	return mark
+}
+
+// beginText is what a stream begins with.
+func beginText(gap string, id [36]byte, retry time.Duration) string {
+	text := "retry: " + strconv.FormatInt(retry.Milliseconds(), 10) + "\n: welcome\n"
+	if gap != "" {
+		// The id comes after the gap: who was cut off between them is told again.
+		text += "\n" + gapText(gap)
+	}
+	return text + "id: " + string(id[:]) + "\n\n"
 }
 
 // frameText appends text as the consumer is sent it.
@@ -303,13 +368,14 @@ func before(frames []*frame, mark uint64) uint64 {
 func (r *registry) keptLocked(c *consumer, from, mark uint64) ([]*frame, uint64) {
 	var frames []*frame
 	highest := uint64(0)
-	for _, l := range c.logs {
-		if l.channel.kept == 0 {
-			highest = max(highest, l.channel.floor)
+	for l := range c.logs {
+		ch := l.side.channel
+		if ch.kept == 0 {
+			highest = max(highest, ch.floor)
 			continue
 		}
 		var floor uint64
-		frames, floor = l.channel.history(frames, from, mark, c.joined)
+		frames, floor = ch.history(frames, from, mark, c.joined)
 		highest = max(highest, floor)
 	}
 	return merge(frames), highest
@@ -317,14 +383,14 @@ func (r *registry) keptLocked(c *consumer, from, mark uint64) ([]*frame, uint64)
 
 // placeLocked returns the place of an id in the order: what a position says, or
 // where the oldest kept event stands that a publisher gave it.
-func (r *registry) placeLocked(id string, logs []follow, mark uint64) (uint64, bool) {
+func (r *registry) placeLocked(id string, c *consumer, mark uint64) (uint64, bool) {
 	if p, ok := parsePosition(id); ok && p.epoch == r.epoch.Number && p.seq <= mark &&
 		(r.epoch.Since.IsZero() || p.time >= r.epoch.Since.UnixMilli()) {
 		return p.seq, true
 	}
 	place := uint64(0)
-	for _, l := range logs {
-		ch := l.channel
+	for l := range c.logs {
+		ch := l.side.channel
 		for i := ch.n - ch.kept; i < ch.n; i++ {
 			if f := ch.at(i); f.id() == id {
 				if place == 0 || f.seq < place {
@@ -380,8 +446,8 @@ func (c *consumer) blockLocked() {
 	}
 	c.blocked = true
 	pos := c.pos.Load()
-	for i := range c.logs {
-		s := c.logs[i].side
+	for l := range c.logs {
+		s := l.side
 		s.stalled++
 		s.behind = min(s.behind, pos)
 	}
@@ -393,8 +459,8 @@ func (c *consumer) unblockLocked() {
 		return
 	}
 	c.blocked = false
-	for i := range c.logs {
-		s := c.logs[i].side
+	for l := range c.logs {
+		s := l.side
 		if s.stalled--; s.stalled == 0 {
 			s.behind = nobody
 		}
@@ -410,9 +476,10 @@ func (r *registry) leaveLocked(c *consumer, reason string) {
 	c.gone = true
 	c.unblockLocked()
 	byName := false
-	for i := range c.logs {
-		c.logs[i].channel.followers--
-		byName = byName || c.logs[i].channel != r.all && !isWildcard(c.logs[i].channel.name)
+	for l := range c.logs {
+		ch := l.side.channel
+		ch.followers--
+		byName = byName || ch != r.all && !isWildcard(ch.name)
 	}
 	r.consumers--
 	if r.consumers == 0 && r.empty != nil {
@@ -427,16 +494,15 @@ func (r *registry) leaveLocked(c *consumer, reason string) {
 // removeLocked takes the consumer out of its sides, and lets channels go that
 // nothing is left of.
 func (r *registry) removeLocked(c *consumer) {
-	for i := range c.logs {
-		l := &c.logs[i]
-		s, ch := l.side, l.channel
+	for l := range c.logs {
+		s, ch := l.side, l.side.channel
 		if l.index >= 0 {
 			last := len(s.members) - 1
 			moved := s.members[last]
 			s.members[l.index] = moved
-			for j := range moved.logs {
-				if moved.logs[j].side == s {
-					moved.logs[j].index = l.index
+			for m := range moved.logs {
+				if m.side == s {
+					m.index = l.index
 				}
 			}
 			s.members[last] = nil

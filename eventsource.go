@@ -456,7 +456,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.servers = append(s.servers, server)
 	s.mu.Unlock()
-	err := server.Serve(newGate(l))
+	err := server.Serve(newGate(s.front(l)))
 	if errors.Is(err, http.ErrServerClosed) {
 		return http.ErrServerClosed
 	}

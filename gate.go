@@ -42,12 +42,16 @@ func (g *gate) Accept() (net.Conn, error) {
 		<-g.places
 		return nil, err
 	}
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
+	gated := &gatedConn{gate: g}
+	switch c := c.(type) {
+	case *net.TCPConn:
+		gated.TCPConn = c
+	case *readConn:
+		gated.TCPConn, gated.head = c.TCPConn, c.head
+	default:
 		<-g.places
 		return c, nil
 	}
-	gated := &gatedConn{TCPConn: tcp, gate: g}
 	gated.timer = time.AfterFunc(gateWait, gated.release)
 	return gated, nil
 }
@@ -65,6 +69,25 @@ type gatedConn struct {
 	gate  *gate
 	timer *time.Timer
 	once  sync.Once
+	head  []byte // what was read already
+}
+
+// A readConn is a connection of which something was read already.
+type readConn struct {
+	*net.TCPConn
+	head []byte
+}
+
+// Read reads what was read already, then the connection.
+func (c *gatedConn) Read(b []byte) (int, error) {
+	if len(c.head) > 0 {
+		n := copy(b, c.head)
+		if c.head = c.head[n:]; len(c.head) == 0 {
+			c.head = nil
+		}
+		return n, nil
+	}
+	return c.TCPConn.Read(b)
 }
 
 func (c *gatedConn) release() { c.once.Do(func() { <-c.gate.places }) }

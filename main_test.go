@@ -101,6 +101,7 @@ func skip(t *testing.T, why string) {
 type servingPath struct {
 	name     string
 	portable bool // by net/http, though the reactor could
+	hijacked bool // by a program's own http.Server, from which the reactor takes connections
 	foreign  bool // hijacked, but no TCP connection
 	tls      bool
 	http2    bool
@@ -110,10 +111,11 @@ type servingPath struct {
 // are the others that lead to one of them, too.
 var (
 	paths = []servingPath{
-		{name: "hijacked"},
+		{name: "reactor"},
 		{name: "portable", portable: true},
 	}
 	everyPath = append(slices.Clone(paths),
+		servingPath{name: "hijacked", hijacked: true},
 		servingPath{name: "foreign", foreign: true},
 		servingPath{name: "tls", tls: true},
 		servingPath{name: "http2", http2: true, tls: true})
@@ -167,10 +169,14 @@ func (p servingPath) node(t testing.TB, settings *eventsource.Settings) *node {
 			t.Error("shutdown:", err)
 		}
 	}
-	if p.tls {
+	if p.tls || p.hijacked {
 		h := httptest.NewUnstartedServer(s.Handler())
 		h.EnableHTTP2 = p.http2
-		h.StartTLS()
+		if p.tls {
+			h.StartTLS()
+		} else {
+			h.Start()
+		}
 		t.Cleanup(func() { shutdown(); h.CloseClientConnections(); h.Close() })
 		return &node{s, h.URL, h.Listener.Addr().String(), h.Client()}
 	}

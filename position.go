@@ -27,6 +27,16 @@ type Epoch struct {
 	Since time.Time
 }
 
+// position returns a place in the order at a time. That is never before the
+// epoch's begin, whatever the clock does: such an id would be taken for another
+// life's.
+func (e Epoch) position(seq uint64, at time.Time) position {
+	if at.Before(e.Since) {
+		at = e.Since
+	}
+	return position{e.Number, seq, at.UnixMilli()}
+}
+
 // A position is a place in the order, as an id shows it.
 type position struct {
 	epoch uint32

@@ -148,6 +148,28 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, sub subscription) 
 	return nil
 }
 
+// A plainHead is the head of a stream that no middleware adds to, kept for as
+// long as its Date holds.
+type plainHead struct {
+	header http.Header
+	second int64
+	bytes  []byte
+}
+
+func (s *Server) newPlainHead() *plainHead {
+	h := http.Header{"X-Content-Type-Options": {"nosniff"}}
+	s.streamHead(h)
+	return &plainHead{header: h}
+}
+
+// at returns the head for a moment in Unix seconds.
+func (p *plainHead) at(second int64) []byte {
+	if second != p.second {
+		p.second, p.bytes = second, responseHead(p.header, false)
+	}
+	return p.bytes
+}
+
 // responseHead is the head of a stream's response (RFC 9112, 4).
 func responseHead(h http.Header, raw bool) []byte {
 	var b bytes.Buffer
@@ -226,7 +248,7 @@ func (s *Server) stream(c *consumer, o outlet) {
 
 // depart takes a portable consumer out of the registry.
 func (r *registry) depart(c *consumer, reason string) {
-	w := c.writer
+	w := c.global.side.writer
 	r.mu.Lock()
 	r.leaveLocked(c, reason)
 	w.leaves = append(w.leaves, c)
@@ -278,8 +300,10 @@ func (s *Server) drainLogs(c *consumer, o outlet) string {
 				return endGone
 			}
 			if n > 0 {
-				c.told = frames[n-1].seq
+				c.untold = last > frames[n-1].seq
 				s.stats.deliver(n, len(batch))
+			} else if last > c.pos.Load() {
+				c.untold = true
 			}
 			c.pos.Store(last)
 			clear(frames)
@@ -292,8 +316,9 @@ func (s *Server) drainLogs(c *consumer, o outlet) string {
 			if last < mark {
 				continue
 			}
-		} else {
+		} else if mark > c.pos.Load() {
 			c.pos.Store(mark)
+			c.untold = true
 		}
 		if ending != nil {
 			return *ending
@@ -320,10 +345,10 @@ func (s *Server) drainLogs(c *consumer, o outlet) string {
 // all up to it, when it has moved since an id was sent.
 func (s *Server) heartbeat(c *consumer, mark uint64) []byte {
 	text := ":\n\n"
-	if mark > c.told {
+	if c.untold {
 		id := s.registry.position(mark)
 		text = ":\nid: " + string(id[:]) + "\n\n"
-		c.told = mark
+		c.untold = false
 	}
 	if c.raw {
 		return []byte(text)
@@ -338,12 +363,7 @@ func (r *registry) position(seq uint64) [36]byte {
 	return r.positionLocked(seq)
 }
 
-// positionLocked is position. The time is never before the epoch's begin,
-// whatever the clock does: such an id would be taken for another life's.
+// positionLocked is position.
 func (r *registry) positionLocked(seq uint64) [36]byte {
-	now := time.Now()
-	if now.Before(r.epoch.Since) {
-		now = r.epoch.Since
-	}
-	return position{r.epoch.Number, seq, now.UnixMilli()}.encode()
+	return r.epoch.position(seq, time.Now()).encode()
 }

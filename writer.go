@@ -42,6 +42,7 @@ type ending struct {
 // A pass is what a writer does between two looks at the registry.
 type pass struct {
 	mark   uint64
+	epoch  Epoch
 	sides  []*side
 	joins  []*consumer
 	ends   []ending
@@ -99,9 +100,8 @@ func (w *writer) take(p *pass) {
 			if c.gone {
 				continue
 			}
-			for i := range c.logs {
-				s := c.logs[i].side
-				s.behind = min(s.behind, c.pos.Load())
+			for l := range c.logs {
+				l.side.behind = min(l.side.behind, c.pos.Load())
 			}
 		}
 	}
@@ -134,7 +134,7 @@ func (w *writer) take(p *pass) {
 	p.joins, w.joins = w.joins, p.joins[:0]
 	p.ends, w.ends = w.ends, p.ends[:0]
 	p.bytes = w.unoffered
-	p.mark = r.mark.Load()
+	p.mark, p.epoch = r.mark.Load(), r.epoch
 	p.closed = w.closed
 	w.stirred.Store(false)
 	for _, s := range p.sides {
@@ -144,9 +144,8 @@ func (w *writer) take(p *pass) {
 		if c.gone {
 			continue
 		}
-		for i := range c.logs {
-			l := &c.logs[i]
-			l.index = len(l.side.members)
+		for l := range c.logs {
+			l.index = int32(len(l.side.members))
 			l.side.members = append(l.side.members, c)
 		}
 	}

@@ -1,6 +1,7 @@
 package eventsource
 
 import (
+	"bytes"
 	"net"
 	"runtime"
 	"time"
@@ -10,22 +11,23 @@ import (
 
 // conn is what the reactor keeps of a consumer. Owned by its writer.
 type conn struct {
-	fd       int32
-	received int32  // bytes after the request
-	slot     uint32 // its place in reactorWriter.slots
-	full     bool   // the socket has no room; its return is awaited
-	closed   bool   // the descriptor is no longer ours
-	moved    int64  // when bytes last left
-	stalled  int    // its place in reactorWriter.full
+	fd      int32 // -1: it is closed
+	slot    uint32
+	full    bool // the socket has no room; its return is awaited
+	awaited bool // its logs keep for it what it has not got
+}
 
-	awaited            bool // its logs keep for it what it has not got
-	beatSlot           int
-	beatNext, beatPrev *consumer // the others of its slot in the heartbeat wheel
+// stalled is what the reactor keeps of a consumer whose socket is full, or that
+// sends something. Owned by its writer.
+type stalled struct {
+	place    int   // in reactorWriter.full
+	moved    int64 // when bytes last left
+	received int   // bytes after the request
 }
 
 const (
-	beatSteps = 64            // in a heartbeat's period
-	beatSlots = 2 * beatSteps // of the wheel
+	beatSteps  = 64 // in a heartbeat's period
+	beatSweeps = 8  // of all slots in that time
 )
 
 // A reactorWriter serves the consumers whose descriptors stand in its epoll
@@ -43,13 +45,15 @@ type reactorWriter struct {
 	slots   []slot
 	free    []uint32 // slots without a consumer
 	full    []*consumer
-	beats   [beatSlots]*consumer
-	hand    int64 // the next step to look at
+	step    int64 // of now, beatSteps a period
+	swept   int   // the next slot to look at for a heartbeat
+	sweptAt int64 // the step in which that was done last
 	frames  []*frame
 	batch   []byte
 	scratch []byte
 	shared  shared
 	counted counted
+	head    *plainHead
 }
 
 // A slot is a consumer in the epoll set. Its generation tells an event of an
@@ -57,6 +61,7 @@ type reactorWriter struct {
 type slot struct {
 	c          *consumer
 	generation uint32
+	moved      uint32 // the step in which bytes last left
 }
 
 // shared are the bytes that several consumers at the same cursors get: every
@@ -73,11 +78,13 @@ type shared struct {
 // counted are the deliveries of a pass.
 type counted struct{ events, bytes int }
 
-// reactors returns the writers of the reactor, one for each core, started when
-// the first consumer comes.
+// reactors returns the writers of the reactor, started when the first consumer
+// comes: one for two cores. The other is for requests, the kernel's half of the
+// network, and everything else on the machine; two writers on two cores only
+// took turns with them.
 func (s *Server) reactors() []*reactorWriter {
 	s.reactorsOnce.Do(func() {
-		for range runtime.GOMAXPROCS(0) {
+		for range (runtime.GOMAXPROCS(0) + 1) / 2 {
 			loop, err := reactor.New()
 			if err != nil {
 				s.log.Warn("no reactor: consumers are served by a goroutine each", "error", err)
@@ -89,6 +96,7 @@ func (s *Server) reactors() []*reactorWriter {
 				loop:    loop,
 				beat:    int64(s.settings.Heartbeat),
 				scratch: make([]byte, 16<<10),
+				head:    s.newPlainHead(),
 			}
 			r := s.registry
 			r.mu.Lock()
@@ -106,7 +114,7 @@ func (s *Server) reactors() []*reactorWriter {
 // heartbeats.
 func (s *Server) limitSilence(tcp *net.TCPConn) {
 	if s.settings.Heartbeat > 0 {
-		if err := reactor.UserTimeout(tcp, 2*s.settings.Heartbeat); err != nil {
+		if err := reactor.Control(tcp, func(fd int) error { return reactor.LimitSilence(fd, 2*s.settings.Heartbeat) }); err != nil {
 			s.log.Debug("no TCP_USER_TIMEOUT", "error", err)
 		}
 	}
@@ -115,22 +123,33 @@ func (s *Server) limitSilence(tcp *net.TCPConn) {
 // react serves a subscription from the reactor; it reports false when the
 // connection can't be held there.
 func (s *Server) react(tcp *net.TCPConn, sub subscription) (bool, *Problem) {
-	writers := s.reactors()
-	if len(writers) == 0 {
+	if len(s.reactors()) == 0 {
 		return false, nil
 	}
-	w := writers[s.turn.Add(1)%uint64(len(writers))]
-	fd, err := reactor.Take(tcp, 2*s.settings.Heartbeat)
+	fd, err := reactor.Take(tcp)
 	if err != nil {
 		s.log.Warn("a connection could not be handed to the reactor", "error", err)
 		return false, nil
 	}
-	sub.conn.fd = int32(fd)
-	if _, p := s.registry.join(sub, w.writer, s.settings.Retry); p != nil {
+	p := s.hold(fd, sub)
+	if p != nil {
 		refuseConsumer(fd, sub, p)
-		return true, p
 	}
-	return true, nil
+	return true, p
+}
+
+// hold has a writer serve a subscription on a descriptor, which stays the
+// caller's when it is refused.
+func (s *Server) hold(fd int, sub subscription) *Problem {
+	w := s.writers[s.turn.Add(1)%uint64(len(s.writers))]
+	if h := s.settings.Heartbeat; h > 0 {
+		if err := reactor.LimitSilence(fd, 2*h); err != nil {
+			s.log.Debug("no TCP_USER_TIMEOUT", "error", err)
+		}
+	}
+	sub.conn.fd = int32(fd)
+	_, p := s.registry.join(sub, w.writer, s.settings.Retry)
+	return p
 }
 
 // refuseConsumer tells a consumer whose response has begun that it is refused.
@@ -148,10 +167,7 @@ func (w *reactorWriter) run() {
 	defer close(w.done)
 	defer w.loop.Close()
 	var events []reactor.Event
-	w.now = w.r.clock()
-	if w.beat > 0 {
-		w.hand = w.now / (w.beat / beatSteps)
-	}
+	w.tick()
 	next := w.now
 	for {
 		w.serve()
@@ -180,10 +196,18 @@ func (w *reactorWriter) run() {
 			w.s.log.Error("the reactor can't wait for its connections", "error", err)
 			time.Sleep(10 * time.Millisecond)
 		}
-		w.now = w.r.clock()
+		w.tick()
 		for _, e := range events {
 			w.handle(e)
 		}
+	}
+}
+
+// tick reads the clock.
+func (w *reactorWriter) tick() {
+	w.now = w.r.clock()
+	if w.beat > 0 {
+		w.step = w.now / (w.beat / beatSteps)
 	}
 }
 
@@ -198,7 +222,7 @@ func (w *reactorWriter) serve() {
 	}
 	for _, s := range p.sides {
 		for _, c := range s.members {
-			if !c.full && !c.closed {
+			if !c.full && c.fd >= 0 {
 				w.offer(c, s.offered)
 			}
 		}
@@ -241,19 +265,22 @@ func (w *reactorWriter) meet(c *consumer) {
 		c.slot = uint32(len(w.slots))
 		w.slots = append(w.slots, slot{})
 	}
-	w.slots[c.slot].c = c
-	c.moved = w.now
-	c.stalled = -1
+	w.slots[c.slot].c, w.slots[c.slot].moved = c, uint32(w.step)
 	c.awaited = true
 	if err := w.loop.Add(int(c.fd), w.token(c)); err != nil {
 		w.s.log.Warn("a consumer could not be taken into the reactor", "error", err)
 		w.disconnect(c, endGone)
 		return
 	}
-	if w.beat > 0 {
-		w.beatAt(c, w.now+w.beat)
-	}
-	w.catchUp(c)
+	w.catchUp(c, c.rare == nil)
+}
+
+// greeting appends what a plain stream begins with to b.
+func (w *reactorWriter) greeting(b []byte, c *consumer) []byte {
+	now := time.Now()
+	b = append(b, w.head.at(now.Unix())...)
+	id := w.pass.epoch.position(c.pos.Load(), now).encode()
+	return c.frameText(b, beginText("", id, w.s.settings.Retry))
 }
 
 func (w *reactorWriter) token(c *consumer) uint64 {
@@ -267,11 +294,11 @@ func (w *reactorWriter) offer(c *consumer, offered uint64) {
 	if pos >= w.pass.mark {
 		return
 	}
-	if !c.plain() {
-		w.catchUp(c)
+	if !c.plain {
+		w.catchUp(c, false)
 		return
 	}
-	named := c.logs[0].channel
+	named := c.first.side.channel
 	if named.last.Load() <= pos {
 		named = nil // only "all" has something
 	}
@@ -280,7 +307,7 @@ func (w *reactorWriter) offer(c *consumer, offered uint64) {
 		w.assemble(named, min(pos, offered))
 	}
 	if !sh.whole || len(sh.bytes) > batchBytes {
-		w.catchUp(c)
+		w.catchUp(c, false)
 		return
 	}
 	i := 0
@@ -289,6 +316,7 @@ func (w *reactorWriter) offer(c *consumer, offered uint64) {
 	}
 	if i == len(sh.frames) {
 		c.pos.Store(w.pass.mark)
+		c.untold = true
 		return
 	}
 	begin := 0
@@ -302,7 +330,7 @@ func (w *reactorWriter) offer(c *consumer, offered uint64) {
 	}
 	if !full {
 		w.counted.events += len(sh.frames) - i
-		c.told = sh.frames[len(sh.frames)-1].seq
+		c.untold = w.pass.mark > sh.frames[len(sh.frames)-1].seq
 		c.pos.Store(w.pass.mark)
 		return
 	}
@@ -310,8 +338,7 @@ func (w *reactorWriter) offer(c *consumer, offered uint64) {
 	n += begin
 	for i < len(sh.frames) && sh.ends[i] <= n {
 		w.counted.events++
-		c.told = sh.frames[i].seq
-		c.pos.Store(c.told)
+		w.sent(c, sh.frames[i].seq)
 		i++
 	}
 	start := 0
@@ -319,12 +346,25 @@ func (w *reactorWriter) offer(c *consumer, offered uint64) {
 		start = sh.ends[i-1]
 	}
 	if n > start {
-		c.pending = sh.frames[i].chunk[n-start:]
-		c.told = sh.frames[i].seq
-		c.pos.Store(c.told)
+		w.keep(c, sh.frames[i].chunk[n-start:])
+		w.sent(c, sh.frames[i].seq)
 		w.counted.events++
 	}
 	w.stall(c)
+}
+
+// sent moves the consumer's cursor to a frame that it has, or has the begin of.
+func (w *reactorWriter) sent(c *consumer, seq uint64) {
+	c.pos.Store(seq)
+	c.untold = false
+}
+
+// keep has b sent before everything else, as soon as the socket takes it.
+func (w *reactorWriter) keep(c *consumer, b []byte) {
+	if c.rare == nil {
+		c.rare = &rare{}
+	}
+	c.pending = b
 }
 
 func orAll(ch, all *channel) *channel {
@@ -361,33 +401,25 @@ func (w *reactorWriter) assemble(named *channel, from uint64) {
 }
 
 // catchUp writes what is pending and then what is between the consumer's cursor
-// and the mark, until it has all or its socket is full.
-func (w *reactorWriter) catchUp(c *consumer) {
+// and the mark, until it has all or its socket is full. A consumer without
+// anything pending is greeted first, if it is new.
+func (w *reactorWriter) catchUp(c *consumer, greet bool) {
 	const turns = 8 // batches before the others get their turn
 	for range turns {
-		if c.pending != nil {
-			n, full, ok := w.write(c, c.pending)
-			if !ok {
-				return
-			}
-			if c.pending = c.pending[n:]; len(c.pending) > 0 || full {
-				w.stall(c)
-				return
-			}
-			c.pending = nil
+		w.batch = w.batch[:0]
+		if greet {
+			w.batch, greet = w.greeting(w.batch, c), false
+		} else if c.rare != nil {
+			w.batch = append(w.batch, c.pending...)
 		}
+		pending := len(w.batch)
 		var whole bool
-		if w.frames, whole = c.collect(w.frames[:0], w.pass.mark); !whole {
+		w.frames, whole = c.collect(w.frames[:0], w.pass.mark)
+		if !whole && pending == 0 {
 			w.finish(c, endSlow)
 			return
 		}
-		if len(w.frames) == 0 {
-			c.pos.Store(max(c.pos.Load(), w.pass.mark))
-			w.caughtUp(c)
-			return
-		}
-		w.batch = w.batch[:0]
-		last := 0
+		last := -1
 		for i, f := range w.frames {
 			b := c.bytes(f)
 			if len(w.batch) > 0 && len(w.batch)+len(b) > batchBytes {
@@ -396,27 +428,46 @@ func (w *reactorWriter) catchUp(c *consumer) {
 			w.batch = append(w.batch, b...)
 			last = i
 		}
-		n, full, ok := w.write(c, w.batch)
-		if !ok {
-			return
-		}
-		for i := 0; i <= last && n > 0; i++ {
-			b := c.bytes(w.frames[i])
-			c.told = w.frames[i].seq
-			c.pos.Store(c.told)
-			w.counted.events++
-			if n < len(b) {
-				c.pending = b[n:]
-				break
+		n, full := 0, false
+		if len(w.batch) > 0 {
+			var ok bool
+			if n, full, ok = w.write(c, w.batch); !ok {
+				return
 			}
-			n -= len(b)
 		}
+		if n < pending {
+			w.keep(c, bytes.Clone(w.batch[n:pending]))
+		} else {
+			if c.rare != nil {
+				c.pending = nil
+			}
+			n -= pending
+			for i := 0; i <= last && n > 0; i++ {
+				b := c.bytes(w.frames[i])
+				w.sent(c, w.frames[i].seq)
+				w.counted.events++
+				if n < len(b) {
+					w.keep(c, b[n:])
+					break
+				}
+				n -= len(b)
+			}
+		}
+		all := whole && last == len(w.frames)-1
 		clear(w.frames)
 		if cap(w.batch) > 4*batchBytes {
 			w.batch = nil
 		}
 		if full {
 			w.stall(c)
+			return
+		}
+		if all {
+			if pos := c.pos.Load(); pos < w.pass.mark {
+				c.pos.Store(w.pass.mark)
+				c.untold = true
+			}
+			w.caughtUp(c)
 			return
 		}
 	}
@@ -432,7 +483,10 @@ func (w *reactorWriter) write(c *consumer, b []byte) (n int, full, ok bool) {
 		return n, full, false
 	}
 	if n > 0 {
-		c.moved = w.now
+		w.slots[c.slot].moved = uint32(w.step)
+		if c.full {
+			c.moved = w.now
+		}
 	}
 	w.counted.bytes += n
 	return n, full, true
@@ -443,10 +497,13 @@ func (w *reactorWriter) stall(c *consumer) {
 	if c.full {
 		return
 	}
+	if c.rare == nil {
+		c.rare = &rare{}
+	}
 	c.full = true
 	c.awaited = true
 	c.moved = w.now
-	c.stalled = len(w.full)
+	c.place = len(w.full)
 	w.full = append(w.full, c)
 	w.pass.turned = append(w.pass.turned, c)
 	if err := w.loop.Writable(int(c.fd), w.token(c), true); err != nil {
@@ -461,10 +518,16 @@ func (w *reactorWriter) caughtUp(c *consumer) {
 	}
 	c.awaited = false
 	w.pass.turned = append(w.pass.turned, c)
-	if !c.full {
+	full := c.full
+	if full {
+		w.unstall(c)
+	}
+	if c.plain && c.rare != nil && c.received == 0 {
+		c.rare = nil // what it asked for at its begin, it has
+	}
+	if !full {
 		return
 	}
-	w.unstall(c)
 	if err := w.loop.Writable(int(c.fd), w.token(c), false); err != nil {
 		w.disconnect(c, endGone)
 	}
@@ -473,11 +536,10 @@ func (w *reactorWriter) caughtUp(c *consumer) {
 func (w *reactorWriter) unstall(c *consumer) {
 	c.full = false
 	last := len(w.full) - 1
-	w.full[c.stalled] = w.full[last]
-	w.full[c.stalled].stalled = c.stalled
+	w.full[c.place] = w.full[last]
+	w.full[c.place].place = c.place
 	w.full[last] = nil
 	w.full = w.full[:last]
-	c.stalled = -1
 }
 
 // handle does what an event of the epoll set asks for.
@@ -492,28 +554,34 @@ func (w *reactorWriter) handle(e reactor.Event) {
 		return
 	}
 	if e.Readable {
-		n, closed := reactor.Drain(int(c.fd), w.scratch)
+		n, closed := reactor.Read(int(c.fd), w.scratch)
 		if closed {
 			w.disconnect(c, endGone)
 			return
 		}
-		if c.received += int32(n); c.received > noisyBytes {
+		if n > 0 && c.rare == nil {
+			c.rare = &rare{}
+		}
+		if n > 0 {
+			c.received += n
+		}
+		if n > 0 && c.received > noisyBytes {
 			w.disconnect(c, endNoisy)
 			return
 		}
 	}
 	if e.Writable && c.full {
-		w.catchUp(c)
+		w.catchUp(c, false)
 	}
 }
 
 // finish ends a stream with its reason, if its socket still takes that, and
 // disconnects the consumer.
 func (w *reactorWriter) finish(c *consumer, reason string) {
-	if c.closed {
+	if c.fd < 0 {
 		return
 	}
-	if !c.full && c.pending == nil {
+	if !c.full && (c.rare == nil || c.pending == nil) {
 		tail := endText(reason, w.s.returnAfter(reason))
 		if !c.raw {
 			tail = string(newChunk(tail)) + "0\r\n\r\n"
@@ -525,23 +593,22 @@ func (w *reactorWriter) finish(c *consumer, reason string) {
 
 // disconnect closes the consumer's connection and takes it out of everything.
 func (w *reactorWriter) disconnect(c *consumer, reason string) {
-	if c.closed {
+	if c.fd < 0 {
 		return
 	}
-	c.closed = true
 	if reason == endGone {
 		reactor.Close(int(c.fd))
 	} else {
 		reactor.Finish(int(c.fd))
 	}
-	c.pending = nil
+	c.fd = -1
 	w.slots[c.slot].c = nil
 	w.slots[c.slot].generation++
 	w.free = append(w.free, c.slot)
 	if c.full {
 		w.unstall(c)
 	}
-	w.unbeat(c)
+	c.rare = nil
 	w.pass.left = append(w.pass.left, departure{c, reason})
 }
 
@@ -558,46 +625,51 @@ func (w *reactorWriter) tend() int64 {
 	if w.beat == 0 {
 		return again
 	}
-	step := w.beat / beatSteps
-	var bytes [2][]byte // without and with the mark
-	for ; w.hand <= w.now/step; w.hand++ {
-		c := w.beats[w.hand%beatSlots]
-		w.beats[w.hand%beatSlots] = nil
-		for c != nil {
-			next := c.beatNext
-			c.beatNext, c.beatPrev, c.beatSlot = nil, nil, -1
-			w.pulse(c, &bytes)
-			c = next
+	var beats beats
+	share := int64(len(w.slots))*(w.step-w.sweptAt)/(beatSteps/beatSweeps) + 1
+	w.sweptAt = w.step
+	for range min(share, int64(len(w.slots))) {
+		if w.swept >= len(w.slots) {
+			w.swept = 0
 		}
+		s := &w.slots[w.swept]
+		// Who got the same event is not due in the same moment.
+		if due := uint32(beatSteps - beatSteps/beatSweeps - w.swept%(beatSteps/4)); s.c != nil && uint32(w.step)-s.moved >= due {
+			w.pulse(s.c, &beats)
+		}
+		w.swept++
 	}
-	return min(again, step)
+	return min(again, w.beat/beatSteps)
+}
+
+// beats are the bytes of the heartbeats of one moment: without and with the
+// mark.
+type beats [2][]byte
+
+// of returns the bytes of a kind.
+func (b *beats) of(kind int, w *reactorWriter) []byte {
+	if b[kind] == nil {
+		text := ":\n\n"
+		if kind == 1 {
+			id := w.pass.epoch.position(w.pass.mark, time.Now()).encode()
+			text = ":\nid: " + string(id[:]) + "\n\n"
+		}
+		b[kind] = newChunk(text)
+	}
+	return b[kind]
 }
 
 // pulse sends a heartbeat to a consumer that got nothing else for a period.
-func (w *reactorWriter) pulse(c *consumer, bytes *[2][]byte) {
-	step := w.beat / beatSteps
-	switch {
-	case c.full:
-		w.beatAt(c, w.now+w.beat)
-		return
-	case w.now-c.moved < w.beat-step:
-		// Who got the same event is not due in the same moment.
-		w.beatAt(c, c.moved+w.beat-int64(c.slot%(beatSteps/4))*step)
+func (w *reactorWriter) pulse(c *consumer, beats *beats) {
+	w.slots[c.slot].moved = uint32(w.step)
+	if c.full {
 		return
 	}
 	kind := 0
-	if w.pass.mark > c.told {
+	if c.untold || w.pass.mark > c.pos.Load() {
 		kind = 1
 	}
-	if bytes[kind] == nil {
-		text := ":\n\n"
-		if kind == 1 {
-			id := w.r.position(w.pass.mark)
-			text = ":\nid: " + string(id[:]) + "\n\n"
-		}
-		bytes[kind] = newChunk(text)
-	}
-	b := bytes[kind]
+	b := beats.of(kind, w)
 	if c.raw {
 		b = chunkText(b)
 	}
@@ -606,47 +678,14 @@ func (w *reactorWriter) pulse(c *consumer, bytes *[2][]byte) {
 		return
 	}
 	if kind == 1 && n > 0 {
-		c.told = w.pass.mark
-		c.pos.Store(max(c.pos.Load(), w.pass.mark))
+		w.sent(c, max(c.pos.Load(), w.pass.mark))
 	}
-	if full && n < len(b) {
-		if n > 0 {
-			c.pending = b[n:]
+	if full {
+		if 0 < n && n < len(b) {
+			w.keep(c, b[n:])
 		}
-		if w.stall(c); c.closed {
-			return
-		}
+		w.stall(c)
 	}
-	w.beatAt(c, w.now+w.beat)
-}
-
-// beatAt puts the consumer into the wheel's slot for a time.
-func (w *reactorWriter) beatAt(c *consumer, at int64) {
-	step := w.beat / beatSteps
-	tick := min(max(at/step, w.hand+1), w.hand+beatSlots-1)
-	slot := int(tick % beatSlots)
-	c.beatSlot = slot
-	c.beatPrev, c.beatNext = nil, w.beats[slot]
-	if c.beatNext != nil {
-		c.beatNext.beatPrev = c
-	}
-	w.beats[slot] = c
-}
-
-// unbeat takes it out.
-func (w *reactorWriter) unbeat(c *consumer) {
-	if w.beat == 0 || c.beatSlot < 0 {
-		return
-	}
-	if c.beatNext != nil {
-		c.beatNext.beatPrev = c.beatPrev
-	}
-	if c.beatPrev != nil {
-		c.beatPrev.beatNext = c.beatNext
-	} else if w.beats[c.beatSlot] == c {
-		w.beats[c.beatSlot] = c.beatNext
-	}
-	c.beatNext, c.beatPrev, c.beatSlot = nil, nil, -1
 }
 
 const hasReactor = true

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
+	"strconv"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -119,42 +122,132 @@ func (l *Loop) Wake() {
 	unix.Write(l.wakeup, some[:])
 }
 
-// UserTimeout sets how long data may stay unacknowledged before the kernel gives
-// the peer up (TCP_USER_TIMEOUT, RFC 5482).
-func UserTimeout(conn *net.TCPConn, idle time.Duration) error {
-	raw, err := conn.SyscallConn()
+// Control calls f with the descriptor of a connection or a listener, which stays
+// theirs.
+func Control(c syscall.Conn, f func(fd int) error) error {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("reactor: %w", err)
 	}
-	var set error
-	err = raw.Control(func(f uintptr) {
-		set = unix.SetsockoptInt(int(f), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(idle/time.Millisecond))
+	var result error
+	err = raw.Control(func(fd uintptr) { result = f(int(fd)) })
+	return errors.Join(err, result)
+}
+
+// LimitSilence sets how long data may stay unacknowledged before the kernel gives
+// the peer up (TCP_USER_TIMEOUT, RFC 5482).
+func LimitSilence(fd int, idle time.Duration) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(idle/time.Millisecond)))
+}
+
+// A Listener accepts descriptors.
+type Listener struct {
+	f   *os.File // a duplicate: the net package's own can't be waited for
+	raw syscall.RawConn
+}
+
+// Listen accepts the connections of l in its place, without delay (TCP_NODELAY)
+// and only when something has come over them, or nothing for about silent
+// (TCP_DEFER_ACCEPT). Both have to be closed.
+func Listen(l *net.TCPListener, silent time.Duration) (*Listener, error) {
+	seconds := int((silent + time.Second - 1) / time.Second)
+	err := Control(l, func(fd int) error {
+		return os.NewSyscallError("setsockopt", errors.Join(
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), // its connections inherit it
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds)))
 	})
-	return errors.Join(err, set)
+	if err != nil {
+		return nil, err
+	}
+	f, err := l.File()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Listener{f, raw}, nil
+}
+
+// Close ends Accept.
+func (l *Listener) Close() error { return l.f.Close() }
+
+// Accept waits for connections and stores their descriptors, which do not block,
+// and the addresses of the other sides. There may be some with an error, too.
+func (l *Listener) Accept(fds []int, peers []netip.AddrPort) (n int, err error) {
+	var failed error
+	err = l.raw.Read(func(listener uintptr) bool {
+		for n < len(fds) {
+			fd, peer, err := unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			switch err {
+			case nil:
+				fds[n], peers[n] = fd, addrPort(peer)
+				n++
+			case unix.EAGAIN:
+				return n > 0
+			case unix.EINTR, unix.ECONNABORTED:
+			default:
+				failed = os.NewSyscallError("accept4", err)
+				return true
+			}
+		}
+		return true
+	})
+	return n, errors.Join(err, failed)
+}
+
+// Passing reports whether Accept failed for a reason that will pass: the process
+// or the system is at a limit.
+func Passing(err error) bool {
+	for _, passing := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
+
+func addrPort(a unix.Sockaddr) netip.AddrPort {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		addr := netip.AddrFrom16(a.Addr).Unmap()
+		if a.ZoneId != 0 {
+			addr = addr.WithZone(strconv.FormatUint(uint64(a.ZoneId), 10))
+		}
+		return netip.AddrPortFrom(addr, uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// Conn makes fd a connection of the net package.
+func Conn(fd int) (*net.TCPConn, error) {
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close() // the connection has a duplicate
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("reactor: a connection is a %T", c)
+	}
+	return tcp, nil
 }
 
 // Take takes the descriptor out of conn: a duplicate that does not block, in
-// the caller's hands. conn is closed, the connection is not. idle is as in
-// UserTimeout; 0 leaves it to the kernel.
-func Take(conn *net.TCPConn, idle time.Duration) (fd int, err error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return -1, fmt.Errorf("reactor: %w", err)
-	}
-	var dup error
-	err = raw.Control(func(f uintptr) {
-		if fd, dup = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0); dup != nil {
-			return
-		}
-		if idle > 0 {
-			dup = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(idle/time.Millisecond))
-		}
+// the caller's hands. conn is closed, the connection is not.
+func Take(conn *net.TCPConn) (fd int, err error) {
+	err = Control(conn, func(f int) error {
+		fd, err = unix.FcntlInt(uintptr(f), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewSyscallError("fcntl", err)
 	})
-	if err = errors.Join(err, dup); err != nil {
-		if fd > 0 {
-			unix.Close(fd)
-		}
-		return -1, fmt.Errorf("reactor: %w", err)
+	if err != nil {
+		return -1, err
 	}
 	conn.Close()
 	return fd, nil
@@ -162,12 +255,15 @@ func Take(conn *net.TCPConn, idle time.Duration) (fd int, err error) {
 
 // Write writes b and returns how much of it the socket took. Full says that it
 // has no room for the rest.
+//
+// The scheduler is not told of the system call: it can't block, and what it is
+// told costs more than the rest of a write's user time.
 func Write(fd int, b []byte) (n int, full bool, err error) {
 	for n < len(b) {
-		m, err := unix.Write(fd, b[n:])
+		m, _, err := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[n])), uintptr(len(b)-n))
 		switch err {
-		case nil:
-			n += m
+		case 0:
+			n += int(m)
 			if n < len(b) {
 				return n, true, nil
 			}
@@ -181,11 +277,11 @@ func Write(fd int, b []byte) (n int, full bool, err error) {
 	return n, false, nil
 }
 
-// Drain reads and drops what has come in, up to the size of scratch, and
-// reports whether the other side has closed its half or reset.
-func Drain(fd int, scratch []byte) (n int, closed bool) {
+// Read reads what has come in, up to the size of b, and reports whether the other
+// side has closed its half or reset. It does not wait.
+func Read(fd int, b []byte) (n int, closed bool) {
 	for {
-		n, err := unix.Read(fd, scratch)
+		n, err := unix.Read(fd, b)
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -208,7 +304,7 @@ func Finish(fd int) {
 	// written to it be lost.
 	var scratch [4096]byte
 	for range 16 {
-		if n, closed := Drain(fd, scratch[:]); n == 0 || closed {
+		if n, closed := Read(fd, scratch[:]); n == 0 || closed {
 			break
 		}
 	}

@@ -23,7 +23,7 @@ func pair() (int, *net.TCPConn) {
 	defer l.Close()
 	peer := must(net.Dial("tcp", l.Addr().String())).(*net.TCPConn)
 	peer.SetDeadline(time.Now().Add(long))
-	return must(Take(must(l.Accept()).(*net.TCPConn), time.Minute)), peer
+	return must(Take(must(l.Accept()).(*net.TCPConn))), peer
 }
 
 // held returns a loop that holds the descriptor of a pair with token.
@@ -46,7 +46,7 @@ func expect(t *testing.T, l *Loop, timeout time.Duration, want ...Event) {
 // drained checks what there is to be dropped.
 func drained(t *testing.T, fd, n int, closed bool) {
 	t.Helper()
-	if m, c := Drain(fd, make([]byte, 64)); m != n || c != closed {
+	if m, c := Read(fd, make([]byte, 64)); m != n || c != closed {
 		t.Errorf("drained %d bytes, closed %v, not %d, %v", m, c, n, closed)
 	}
 }
