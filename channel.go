@@ -134,19 +134,24 @@ func (ch *channel) after(seq uint64) int {
 	return low
 }
 
-// read appends the entries above from, up to and with to, to frames. It reports
-// false when one of them is gone that is above forgiven.
-func (ch *channel) read(frames []*frame, from, to, forgiven uint64) ([]*frame, bool) {
+// read appends the entries above from, up to and with to, to frames, but no more
+// than about most bytes, and returns up to where it has come. It reports false
+// when an entry is gone that is above from and forgiven.
+func (ch *channel) read(frames []*frame, from, to, forgiven uint64, most int) (_ []*frame, upTo uint64, whole bool) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
+	whole = ch.dropped <= max(from, forgiven)
 	for i := ch.after(from); i < ch.n; i++ {
 		f := ch.at(i)
 		if f.seq > to {
 			break
 		}
 		frames = append(frames, f)
+		if most -= len(f.chunk); most <= 0 {
+			return frames, f.seq, whole
+		}
 	}
-	return frames, ch.dropped <= max(from, forgiven)
+	return frames, to, whole
 }
 
 // history appends the entries above from, up to and with to, that are still

@@ -109,9 +109,6 @@ func (c *consumer) follows(name string) bool {
 // wants reports whether the consumer asked for events of f's type, and f had
 // not expired when it came.
 func (c *consumer) wants(f *frame) bool {
-	if c.rare == nil {
-		return true
-	}
 	if e := f.expires.Load(); e != 0 && e < c.joined {
 		return false
 	}
@@ -126,39 +123,39 @@ func (c *consumer) wants(f *frame) bool {
 }
 
 // collect appends to frames what the consumer has not had up to mark, in order
-// and each once. It reports false when some of that is no longer there.
-func (c *consumer) collect(frames []*frame, mark uint64) ([]*frame, bool) {
+// and each once: about most bytes of it, and so all up to the place that it
+// returns. It reports false when some of that is no longer there.
+func (c *consumer) collect(frames []*frame, mark uint64, most int) (_ []*frame, upTo uint64, whole bool) {
 	pos, begin, logs, forgiven := c.pos.Load(), len(frames), 0, uint64(0)
 	if c.rare != nil {
 		forgiven = c.forgiven
 	}
+	upTo = mark
 	for l := range c.logs {
 		ch := l.side.channel
 		if ch.last.Load() <= pos {
 			continue
 		}
-		n, whole := len(frames), false
-		if frames, whole = ch.read(frames, pos, mark, forgiven); !whole {
-			return frames[:begin], false
+		n, end, whole := len(frames), uint64(0), false
+		if frames, end, whole = ch.read(frames, pos, mark, forgiven, most); !whole {
+			return frames[:begin], pos, false
 		}
 		if len(frames) > n {
 			logs++
 		}
+		upTo = min(upTo, end)
 	}
 	if logs > 1 {
 		frames = append(frames[:begin], merge(frames[begin:])...)
 	}
-	if c.rare == nil {
-		return frames, true
-	}
 	wanted := frames[:begin]
 	for _, f := range frames[begin:] {
-		if c.wants(f) {
+		if f.seq <= upTo && (c.rare == nil || c.wants(f)) {
 			wanted = append(wanted, f)
 		}
 	}
 	clear(frames[len(wanted):]) // what is not wanted is not held
-	return wanted, true
+	return wanted, upTo, true
 }
 
 // merge puts the frames of several logs into order, each once.

@@ -81,7 +81,7 @@ func (e *engine) serve(consumers ...*consumer) {
 // expect reads what a consumer is to get, and checks it where data is given.
 func (e *engine) expect(c *consumer, data ...string) {
 	e.Helper()
-	frames, whole := c.collect(nil, e.r.mark.Load())
+	frames, _, whole := c.collect(nil, e.r.mark.Load(), batchBytes)
 	if !whole {
 		e.Error("a consumer would be cut off as too slow")
 	}

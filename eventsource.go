@@ -332,8 +332,9 @@ func (s *Server) follow(ctx context.Context, c *consumer, yield func(Event, erro
 			return endGone
 		}
 		mark := s.registry.mark.Load()
+		var upTo uint64
 		var whole bool
-		if frames, whole = c.collect(frames[:0], mark); !whole {
+		if frames, upTo, whole = c.collect(frames[:0], mark, batchBytes); !whole {
 			yield(Event{}, &EndError{endSlow})
 			return endSlow
 		}
@@ -348,7 +349,10 @@ func (s *Server) follow(ctx context.Context, c *consumer, yield func(Event, erro
 		}
 		s.stats.deliver(len(frames), 0)
 		clear(frames)
-		c.pos.Store(mark)
+		c.pos.Store(upTo)
+		if upTo < mark {
+			continue
+		}
 		if ending != nil {
 			yield(Event{}, &EndError{*ending})
 			return *ending

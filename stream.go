@@ -277,20 +277,16 @@ func (s *Server) drainLogs(c *consumer, o outlet) string {
 			return endGone
 		}
 		mark := s.registry.mark.Load()
+		var last uint64
 		var whole bool
-		if frames, whole = c.collect(frames[:0], mark); !whole {
+		if frames, last, whole = c.collect(frames[:0], mark, batchBytes); !whole {
 			return endSlow
 		}
-		if len(frames) > 0 || c.pending != nil {
+		if n := len(frames); n > 0 || c.pending != nil {
 			batch = append(batch[:0], c.pending...)
 			c.pending = nil
-			n, last := len(frames), mark
-			for i, f := range frames {
+			for _, f := range frames {
 				batch = append(batch, c.bytes(f)...)
-				if len(batch) >= batchBytes && i+1 < n {
-					n, last = i+1, f.seq
-					break
-				}
 			}
 			if err := o.write(batch, s.settings.Timeout); err != nil {
 				c.pending = batch // its frame may be half sent
@@ -313,12 +309,12 @@ func (s *Server) drainLogs(c *consumer, o outlet) string {
 			if timer != nil {
 				timer.Reset(s.settings.Heartbeat)
 			}
-			if last < mark {
-				continue
-			}
-		} else if mark > c.pos.Load() {
-			c.pos.Store(mark)
+		} else if last > c.pos.Load() {
+			c.pos.Store(last)
 			c.untold = true
+		}
+		if last < mark {
+			continue
 		}
 		if ending != nil {
 			return *ending

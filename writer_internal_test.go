@@ -49,7 +49,7 @@ func TestWhoJoinsDuringAPassIsWaitedFor(t *testing.T) {
 	}
 	publish() // what second is to replay leaves the history
 	w.take(&p)
-	frames, whole := second.collect(nil, r.mark.Load())
+	frames, _, whole := second.collect(nil, r.mark.Load(), batchBytes)
 	if !whole || len(frames) != 2 {
 		t.Errorf("%d events are there for who joined, whole %v, not 2", len(frames), whole)
 	}

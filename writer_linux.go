@@ -2,6 +2,7 @@ package eventsource
 
 import (
 	"bytes"
+	"math"
 	"net"
 	"runtime"
 	"time"
@@ -28,6 +29,18 @@ type stalled struct {
 const (
 	beatSteps  = 64 // in a heartbeat's period
 	beatSweeps = 8  // of all slots in that time
+
+	// roomBytes is what is assembled for a socket that was full: it has seldom
+	// room for more.
+	roomBytes = 32 << 10
+
+	// eventsTogether is how many events of the epoll set are handled before what
+	// is new is looked for.
+	eventsTogether = 16
+
+	// cutsTogether is how many slow consumers are cut off in one go: to free what
+	// the kernel holds for one takes as long as to serve a dozen others.
+	cutsTogether = 16
 )
 
 // A reactorWriter serves the consumers whose descriptors stand in its epoll
@@ -197,7 +210,10 @@ func (w *reactorWriter) run() {
 			time.Sleep(10 * time.Millisecond)
 		}
 		w.tick()
-		for _, e := range events {
+		for i, e := range events {
+			if i%eventsTogether == eventsTogether-1 && w.stirred.Load() {
+				w.serve() // what is new does not wait for who was behind
+			}
 			w.handle(e)
 		}
 	}
@@ -382,11 +398,11 @@ func (w *reactorWriter) assemble(named *channel, from uint64) {
 	clear(sh.frames)
 	sh.frames, sh.bytes, sh.ends, sh.whole = sh.frames[:0], sh.bytes[:0], sh.ends[:0], true
 	if named != nil {
-		sh.frames, sh.whole = named.read(sh.frames, from, w.pass.mark, 0)
+		sh.frames, _, sh.whole = named.read(sh.frames, from, w.pass.mark, 0, math.MaxInt)
 	}
 	if sh.whole && w.r.all.last.Load() > from {
 		n := len(sh.frames)
-		sh.frames, sh.whole = w.r.all.read(sh.frames, from, w.pass.mark, 0)
+		sh.frames, _, sh.whole = w.r.all.read(sh.frames, from, w.pass.mark, 0, math.MaxInt)
 		if n > 0 && len(sh.frames) > n {
 			sh.frames = merge(sh.frames)
 		}
@@ -405,6 +421,10 @@ func (w *reactorWriter) assemble(named *channel, from uint64) {
 // anything pending is greeted first, if it is new.
 func (w *reactorWriter) catchUp(c *consumer, greet bool) {
 	const turns = 8 // batches before the others get their turn
+	most := batchBytes
+	if c.full {
+		most = roomBytes
+	}
 	for range turns {
 		w.batch = w.batch[:0]
 		if greet {
@@ -413,20 +433,15 @@ func (w *reactorWriter) catchUp(c *consumer, greet bool) {
 			w.batch = append(w.batch, c.pending...)
 		}
 		pending := len(w.batch)
+		var upTo uint64
 		var whole bool
-		w.frames, whole = c.collect(w.frames[:0], w.pass.mark)
+		w.frames, upTo, whole = c.collect(w.frames[:0], w.pass.mark, most)
 		if !whole && pending == 0 {
 			w.finish(c, endSlow)
 			return
 		}
-		last := -1
-		for i, f := range w.frames {
-			b := c.bytes(f)
-			if len(w.batch) > 0 && len(w.batch)+len(b) > batchBytes {
-				break
-			}
-			w.batch = append(w.batch, b...)
-			last = i
+		for _, f := range w.frames {
+			w.batch = append(w.batch, c.bytes(f)...)
 		}
 		n, full := 0, false
 		if len(w.batch) > 0 {
@@ -442,9 +457,12 @@ func (w *reactorWriter) catchUp(c *consumer, greet bool) {
 				c.pending = nil
 			}
 			n -= pending
-			for i := 0; i <= last && n > 0; i++ {
-				b := c.bytes(w.frames[i])
-				w.sent(c, w.frames[i].seq)
+			for _, f := range w.frames {
+				if n == 0 {
+					break
+				}
+				b := c.bytes(f)
+				w.sent(c, f.seq)
 				w.counted.events++
 				if n < len(b) {
 					w.keep(c, b[n:])
@@ -453,7 +471,6 @@ func (w *reactorWriter) catchUp(c *consumer, greet bool) {
 				n -= len(b)
 			}
 		}
-		all := whole && last == len(w.frames)-1
 		clear(w.frames)
 		if cap(w.batch) > 4*batchBytes {
 			w.batch = nil
@@ -462,11 +479,11 @@ func (w *reactorWriter) catchUp(c *consumer, greet bool) {
 			w.stall(c)
 			return
 		}
-		if all {
-			if pos := c.pos.Load(); pos < w.pass.mark {
-				c.pos.Store(w.pass.mark)
-				c.untold = true
-			}
+		if c.pos.Load() < upTo { // of no log that it follows, or not wanted
+			c.pos.Store(upTo)
+			c.untold = true
+		}
+		if whole && upTo >= w.pass.mark {
 			w.caughtUp(c)
 			return
 		}
@@ -596,9 +613,12 @@ func (w *reactorWriter) disconnect(c *consumer, reason string) {
 	if c.fd < 0 {
 		return
 	}
-	if reason == endGone {
+	switch {
+	case reason == endGone:
 		reactor.Close(int(c.fd))
-	} else {
+	case c.full:
+		reactor.Abort(int(c.fd))
+	default:
 		reactor.Finish(int(c.fd))
 	}
 	c.fd = -1
@@ -616,12 +636,17 @@ func (w *reactorWriter) disconnect(c *consumer, reason string) {
 // returns when to call it again, in nanoseconds.
 func (w *reactorWriter) tend() int64 {
 	timeout := int64(w.s.settings.Timeout)
+	again := min(timeout/8, int64(time.Second))
+	cut := 0
 	for i := len(w.full) - 1; i >= 0; i-- {
 		if c := w.full[i]; w.now-c.moved >= timeout {
+			if cut++; cut > cutsTogether {
+				again = 0 // the others after those that wait for what is new
+				break
+			}
 			w.disconnect(c, endSlow)
 		}
 	}
-	again := min(timeout/8, int64(time.Second))
 	if w.beat == 0 {
 		return again
 	}

@@ -297,6 +297,12 @@ func Read(fd int, b []byte) (n int, closed bool) {
 // Close closes fd after what was written to it.
 func Close(fd int) { unix.Close(fd) }
 
+// Abort resets fd's connection: what the kernel still holds for it is freed.
+func Abort(fd int) {
+	unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	unix.Close(fd)
+}
+
 // Finish ends what is written to fd, lets the other side know, and closes it.
 func Finish(fd int) {
 	unix.Shutdown(fd, unix.SHUT_WR)
