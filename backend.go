@@ -125,6 +125,7 @@ type memory struct {
 	kept   map[string]remembered // by Record.Key
 	order  []expiring            // kept's keys, oldest first
 	held   int                   // the events behind them
+	record [1]*Record            // what is delivered
 }
 
 // remembered is what is known of a record with an idempotency key.
@@ -182,7 +183,9 @@ func (m *memory) Publish(_ context.Context, r *Record) (Kept, error) {
 	}
 	r.Seq = m.seq + 1
 	m.seq += r.places()
-	m.feed.Deliver(r)
+	m.record[0] = r
+	m.feed.Deliver(m.record[:]...)
+	m.record[0] = nil
 	if r.Key != "" {
 		ids := make([]string, len(r.frames))
 		for i, f := range r.frames {

@@ -181,7 +181,8 @@ type Receipt struct {
 // It never waits for a consumer; it waits up to Settings.Timeout while the
 // writers have too much to offer. Errors are *Problem.
 func (s *Server) Publish(ctx context.Context, channel string, events ...Event) (Receipt, error) {
-	names, p := parseNames(channel, false, s.settings.Limits.ChannelsPerConsumer)
+	c := calls.Get().(*call)
+	names, p := appendNames(c.name[:0], channel, false, s.settings.Limits.ChannelsPerConsumer)
 	if p == nil && slices.Contains(names, personalName) {
 		p = newProblem(http.StatusBadRequest, "@me stands for the subject of a request's token: name the channel")
 	}
@@ -196,12 +197,28 @@ func (s *Server) Publish(ctx context.Context, channel string, events ...Event) (
 			return Receipt{}, p
 		}
 	}
-	receipt, p := s.publish(ctx, &Record{Channels: names, Events: events})
+	c.rec.Channels, c.rec.Events, c.rec.frames = names, append(c.event[:0], events...), c.frame[:0]
+	receipt, p := s.publish(ctx, &c.rec)
 	if p != nil {
 		return Receipt{}, p
 	}
+	if _, ok := s.backend.(*memory); ok { // which keeps nothing of a record
+		*c = call{}
+		calls.Put(c)
+	}
 	return receipt, nil
 }
+
+// A call is a record with room for the channel, the event and the frame of most
+// publishes, to be used again.
+type call struct {
+	rec   Record
+	name  [1]string
+	event [1]Event
+	frame [1]*frame
+}
+
+var calls = sync.Pool{New: func() any { return &call{} }}
 
 // publish hands a record of validated events to the backend, unless the server
 // shuts down.
@@ -216,7 +233,7 @@ func (s *Server) publish(ctx context.Context, rec *Record) (Receipt, *Problem) {
 // commit is publish for who is counted as a publish under way already.
 func (s *Server) commit(ctx context.Context, rec *Record) (Receipt, *Problem) {
 	if slices.Contains(rec.Channels, globalName) {
-		rec.Channels = []string{globalName}
+		rec.Channels = append(rec.Channels[:0], globalName)
 	}
 	if p := s.registry.admit(ctx, rec.Channels, s.settings.Timeout); p != nil {
 		return Receipt{}, p
@@ -226,15 +243,17 @@ func (s *Server) commit(ctx context.Context, rec *Record) (Receipt, *Problem) {
 	if err != nil {
 		return Receipt{}, publishError(err, s.settings.Retry)
 	}
-	receipt := Receipt{IDs: kept.IDs, Channels: rec.Channels, Consumers: s.registry.followers(rec.Channels)}
-	if receipt.IDs == nil {
-		receipt.IDs = make([]string, len(rec.frames))
-		for i, f := range rec.frames {
-			receipt.IDs[i] = f.id()
-		}
-		s.stats.publish(len(rec.frames))
+	n := len(rec.frames)
+	if kept.IDs != nil {
+		return Receipt{IDs: kept.IDs, Channels: slices.Clone(rec.Channels), Consumers: s.registry.followers(rec.Channels)}, nil
 	}
-	return receipt, nil
+	texts := make([]string, n, n+len(rec.Channels)) // one allocation for both
+	for i, f := range rec.frames {
+		texts[i] = f.id()
+	}
+	texts = append(texts, rec.Channels...)
+	s.stats.publish(n)
+	return Receipt{IDs: texts[:n:n], Channels: texts[n:], Consumers: s.registry.followers(rec.Channels)}, nil
 }
 
 // purge drops the events of channels and disconnects who follows them by name.

@@ -3,6 +3,7 @@ package eventsource
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -93,12 +94,18 @@ func covers(pattern, name string) bool {
 // joins by commas, each once, in order. With wild, wildcards may stand among
 // them. "all" and "@me" come back as they are.
 func parseNames(path string, wild bool, limit int) ([]string, *Problem) {
+	return appendNames(nil, path, wild, limit)
+}
+
+// appendNames is parseNames into names, which is empty.
+func appendNames(names []string, path string, wild bool, limit int) ([]string, *Problem) {
 	if n := strings.Count(path, ",") + 1; n > limit {
 		return nil, newProblem(http.StatusBadRequest,
 			fmt.Sprintf("%d channels in one request: at most %d may be joined by commas", n, limit))
 	}
-	var names []string
-	for part := range strings.SplitSeq(path, ",") {
+	for more := true; more; {
+		var part string
+		part, path, more = strings.Cut(path, ",")
 		name := strings.ReplaceAll(part, "/", ".")
 		if name != globalName && name != personalName {
 			if err := validName(name); err != nil {
@@ -112,11 +119,7 @@ func parseNames(path string, wild bool, limit int) ([]string, *Problem) {
 				}
 			}
 		}
-		known := false
-		for _, n := range names {
-			known = known || n == name
-		}
-		if !known {
+		if !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}

@@ -121,12 +121,12 @@ func (r *registry) Deliver(records ...*Record) {
 
 // prepare encodes the record's events.
 func (rec *Record) prepare() {
-	if rec.frames != nil || rec.Purge {
+	if len(rec.frames) > 0 || rec.Purge {
 		return
 	}
-	rec.frames = make([]*frame, len(rec.Events))
+	rec.frames = slices.Grow(rec.frames, len(rec.Events))
 	for i := range rec.Events {
-		rec.frames[i] = newFrame(&rec.Events[i])
+		rec.frames = append(rec.frames, newFrame(&rec.Events[i]))
 	}
 }
 
