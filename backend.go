@@ -142,6 +142,12 @@ type expiring struct {
 
 var _ Backend = (*memory)(nil)
 
+// publishesAtOnce reports whether the backend never keeps a publisher waiting.
+func (s *Server) publishesAtOnce() bool {
+	_, ok := s.backend.(*memory)
+	return ok
+}
+
 // newMemory returns the in-memory backend. It remembers so many idempotency
 // keys at once; one of a batch counts as many as the batch has events.
 func newMemory(keys int) *memory {

@@ -1,12 +1,14 @@
 package eventsource_test
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -59,38 +61,84 @@ func BenchmarkPublishAmong(b *testing.B) {
 	}
 }
 
-// BenchmarkDelivery is an event of 100 bytes to each of 1,000 consumers, which
-// are in this process: CPU-µs/delivery has their half of TCP, too.
+// BenchmarkPublishBeside is a publish to one consumer while others follow other
+// channels: what an event costs does not grow with them either.
+func BenchmarkPublishBeside(b *testing.B) {
+	for _, n := range []int{1, 10_000} {
+		b.Run(fmt.Sprintf("consumers=%d", n), func(b *testing.B) {
+			s := benchServer(b, nil)
+			for i := range n {
+				s.Subscribe(b.Context(), "c"+strconv.Itoa(i), nil)
+			}
+			for _, c := range follow(b, s, 1) {
+				go io.Copy(io.Discard, c)
+			}
+			e := eventsource.Event{Data: strings.Repeat("x", 100)}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Publish(b.Context(), "news", e); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkChannel is what a channel without consumers holds of the Go heap when
+// it keeps one event of 100 bytes, among a million like it.
+func BenchmarkChannel(b *testing.B) {
+	const n = 1_000_000
+	e := eventsource.Event{Data: strings.Repeat("x", 100)}
+	for b.Loop() {
+		s, err := eventsource.Open(&eventsource.Settings{History: eventsource.History{Bytes: 1 << 30}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		before := inUse()
+		for i := range n {
+			if _, err := s.Publish(b.Context(), "c"+strconv.Itoa(i), e); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(inUse()-before)/n, "B/channel")
+		s.Stop()
+	}
+}
+
+// BenchmarkDelivery is an event of 100 bytes to each of 1,000 consumers, one event
+// after the other. The consumers are in this process: CPU-µs/delivery has their
+// half of TCP, too.
 func BenchmarkDelivery(b *testing.B) {
 	for name, settings := range bothPaths {
 		b.Run(name, func(b *testing.B) {
 			const n = 1000
 			s := benchServer(b, settings(&eventsource.Settings{Heartbeat: -1}))
 			conns := follow(b, s, n)
-			var wg sync.WaitGroup
-			got := make([]int, n)
-			for i, c := range conns {
-				wg.Go(func() {
-					var buf [64 << 10]byte
-					for got[i] < b.N {
+			var delivered atomic.Int64
+			everyone := make(chan struct{})
+			for _, c := range conns {
+				go func() {
+					var buf [4 << 10]byte
+					for {
 						m, err := c.Read(buf[:])
 						if err != nil {
-							b.Error(err)
 							return
 						}
-						got[i] += strings.Count(string(buf[:m]), "\ndata: ")
+						if events := int64(bytes.Count(buf[:m], []byte("\ndata: "))); delivered.Add(events)%n == 0 && events > 0 {
+							everyone <- struct{}{}
+						}
 					}
-				})
+				}()
 			}
 			e := eventsource.Event{Data: strings.Repeat("x", 100)}
 			before := cpu()
-			b.ResetTimer()
-			for range b.N {
+			b.ReportAllocs()
+			for b.Loop() {
 				if _, err := s.Publish(b.Context(), "news", e); err != nil {
 					b.Fatal(err)
 				}
+				<-everyone
 			}
-			wg.Wait()
 			b.ReportMetric(float64(cpu()-before)/float64(time.Microsecond)/float64(b.N*n), "CPU-µs/delivery")
 		})
 	}
@@ -167,7 +215,7 @@ func follow(b *testing.B, s *eventsource.Server, n int) []net.Conn {
 		fmt.Fprintf(c, "GET /news HTTP/1.1\r\nHost: x\r\n\r\n")
 		conns[i] = c
 	}
-	waitFor(b, func() bool { return s.ConsumerCountAll() == n })
+	waitFor(b, func() bool { return s.ConsumerCount("news") == n })
 	return conns
 }
 

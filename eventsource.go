@@ -202,7 +202,7 @@ func (s *Server) Publish(ctx context.Context, channel string, events ...Event) (
 	if p != nil {
 		return Receipt{}, p
 	}
-	if _, ok := s.backend.(*memory); ok { // which keeps nothing of a record
+	if s.publishesAtOnce() { // and nothing of a record is kept
 		*c = call{}
 		calls.Put(c)
 	}
@@ -227,15 +227,16 @@ func (s *Server) publish(ctx context.Context, rec *Record) (Receipt, *Problem) {
 		return Receipt{}, drainingProblem(s.settings.Retry)
 	}
 	defer s.flight.leave()
-	return s.commit(ctx, rec)
+	return s.commit(ctx, rec, s.settings.Timeout)
 }
 
-// commit is publish for who is counted as a publish under way already.
-func (s *Server) commit(ctx context.Context, rec *Record) (Receipt, *Problem) {
+// commit is publish for who is counted as a publish under way already. It waits
+// so long for the writers to have room.
+func (s *Server) commit(ctx context.Context, rec *Record, wait time.Duration) (Receipt, *Problem) {
 	if slices.Contains(rec.Channels, globalName) {
 		rec.Channels = append(rec.Channels[:0], globalName)
 	}
-	if p := s.registry.admit(ctx, rec.Channels, s.settings.Timeout); p != nil {
+	if p := s.registry.admit(ctx, rec.Channels, wait); p != nil {
 		return Receipt{}, p
 	}
 	rec.prepare()
@@ -486,12 +487,15 @@ func (s *Server) Serve(l net.Listener) error {
 	return fmt.Errorf("serve: %w", err)
 }
 
+// idleTimeout is how long a connection may stay without a request.
+const idleTimeout = 2 * time.Minute
+
 // httpServer returns an http.Server with the server's handler and bounds.
 func (s *Server) httpServer() *http.Server {
 	return &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: s.settings.Timeout,
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    s.settings.Limits.Head,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnContext:       gateContext,

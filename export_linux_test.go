@@ -1,13 +1,14 @@
 package eventsource
 
-import (
-	"bufio"
-	"net/http"
-)
+import "net/http"
 
-// FrontRequest returns the request that a front takes itself, nil when it leaves
-// it to net/http.
-func FrontRequest(s *Server, head []byte) *http.Request {
-	f := &front{s: s, request: bufio.NewReader(nil)}
-	return f.stream(head)
+// FrontRequest returns the request that the reactor takes itself, nil when it
+// leaves it to net/http.
+func FrontRequest(s *Server, request []byte) (*http.Request, []byte) {
+	q := newRequestReader()
+	r, body := q.read(request)
+	if r == nil || !s.isChannel(r, nil) {
+		return nil, nil
+	}
+	return r, body
 }

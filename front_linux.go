@@ -1,12 +1,10 @@
 package eventsource
 
 import (
-	"bufio"
 	"bytes"
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,9 +25,10 @@ const (
 
 // A front accepts connections for the reactor. A consumer whose request has come
 // whole, as all do that follow a channel with a plain GET, goes to a writer at
-// once, without a goroutine and buffers of net/http. Every other connection goes
-// to net/http with what was read of it, and so does every request that is to be
-// refused: there is one place that answers.
+// once, without a goroutine and buffers of net/http; so does a client that
+// publishes or has sent nothing yet. Every other connection goes to net/http with
+// what was read of it, and so does every request that is to be refused: there is
+// one place that answers.
 //
 // It is net/http's listener.
 type front struct {
@@ -47,7 +46,7 @@ type front struct {
 	fds     [frontTogether]int
 	peers   [frontTogether]netip.AddrPort
 	buf     []byte
-	request *bufio.Reader
+	request requestReader
 	head    *plainHead
 }
 
@@ -58,7 +57,7 @@ func (s *Server) front(l net.Listener) net.Listener {
 	if !ok || s.settings.portable || len(s.reactors()) == 0 {
 		return l
 	}
-	accept, err := reactor.Listen(tcp, s.settings.Timeout)
+	accept, err := reactor.Listen(tcp, s.settings.Timeout, roomBytes)
 	if err != nil {
 		s.log.Warn("connections can't be accepted by the reactor", "error", err)
 		return l
@@ -66,7 +65,7 @@ func (s *Server) front(l net.Listener) net.Listener {
 	f := &front{
 		s: s, l: tcp, accept: accept,
 		out: make(chan net.Conn, frontWaiting), done: make(chan struct{}),
-		buf: make([]byte, 4<<10), request: bufio.NewReaderSize(nil, 4<<10),
+		buf: make([]byte, requestBytes), request: newRequestReader(),
 		head: s.newPlainHead(),
 	}
 	go f.watch()
@@ -164,37 +163,47 @@ func (f *front) take(fd int, peer netip.AddrPort) {
 		reactor.Close(fd)
 		return
 	}
-	head := f.buf[:n]
-	if r := f.stream(head); r != nil {
-		r.RemoteAddr = peer.String()
-		if f.join(fd, r) {
+	request := f.buf[:n]
+	if n == 0 || f.s.publishesAtOnce() && bytes.HasPrefix(request, []byte("POST ")) {
+		f.s.nextWriter().adopt(arrival{client{front: f, peer: peer.String(), fd: int32(fd)}, bytes.Clone(request)})
+		return
+	}
+	if r, _ := f.request.read(request); r != nil && r.Method == http.MethodGet {
+		if r.RemoteAddr = peer.String(); f.s.begin(fd, r, f.head) {
 			return
 		}
 	}
+	f.pass(fd, bytes.Clone(request))
+}
+
+// pass gives a connection to net/http with what was read of it.
+func (f *front) pass(fd int, read []byte) {
 	conn, err := reactor.Conn(fd)
 	if err != nil {
 		f.s.log.Warn("a connection could not be handed to net/http", "error", err)
 		return
 	}
 	select {
-	case f.out <- &readConn{conn, bytes.Clone(head)}:
+	case f.out <- &readConn{conn, read}:
 	case <-f.done:
 		conn.Close()
 	}
 }
 
-// join makes a consumer of who sends r, unless it is refused: then net/http
-// says so.
-func (f *front) join(fd int, r *http.Request) bool {
-	s := f.s
+// begin makes a consumer of who sends r, with head where nothing else decides on
+// its headers; false when it is refused, which is net/http's to say.
+func (s *Server) begin(fd int, r *http.Request, head *plainHead) bool {
+	if !s.isChannel(r, nil) || s.draining.Load() {
+		return false
+	}
 	sub, p := s.subscription(r)
-	if p != nil || s.draining.Load() {
+	if p != nil {
 		return false
 	}
 	if sub.greet = s.cross.cors == nil; sub.greet {
-		sub.head = f.head.at(time.Now().Unix())
+		sub.head = head.at(time.Now().Unix())
 	} else {
-		h := headerOnly(f.head.header.Clone())
+		h := headerOnly(head.header.Clone())
 		s.cross.cors.HandlerFunc(h, r)
 		sub.head = responseHead(http.Header(h), false)
 	}
@@ -212,79 +221,3 @@ func (h headerOnly) Write(b []byte) (int, error) { return len(b), nil }
 
 // WriteHeader does nothing.
 func (h headerOnly) WriteHeader(int) {}
-
-// stream returns the request that a connection begins with, if it is one for a
-// stream that leaves nothing to decide: the whole of it, a GET of HTTP/1.1 for
-// channels, without a body, of visible ASCII, with one Host, and nothing about
-// the connection itself. Everything else is nil and net/http's to judge.
-func (f *front) stream(head []byte) *http.Request {
-	if !plainRequest(head) {
-		return nil
-	}
-	f.request.Reset(bytes.NewReader(head))
-	r, err := http.ReadRequest(f.request)
-	if err != nil || r.ProtoMajor != 1 || r.ProtoMinor != 1 || r.Host == "" || r.ContentLength != 0 || !f.s.isChannel(r, nil) {
-		return nil
-	}
-	return r
-}
-
-// plainRequest reports whether b is the head of a GET (RFC 9112, 3) as stream
-// describes it.
-func plainRequest(b []byte) bool {
-	const get, end = "GET /", "\r\n\r\n"
-	if len(b) < len(get)+len(end) || string(b[:len(get)]) != get || string(b[len(b)-len(end):]) != end {
-		return false
-	}
-	hosts := 0
-	for lines := b[:len(b)-2]; len(lines) > 0; {
-		i := bytes.IndexByte(lines, '\n')
-		if i < 2 || lines[i-1] != '\r' { // an empty line is one of a second request
-			return false
-		}
-		line := lines[:i-1]
-		for _, c := range line {
-			if c < ' ' || c > '~' {
-				return false
-			}
-		}
-		if len(lines) < len(b)-2 { // not the request's own line
-			colon := bytes.IndexByte(line, ':')
-			if colon <= 0 {
-				return false
-			}
-			for _, c := range line[:colon] {
-				if !nameByte[c] || c == '@' || c == ':' {
-					return false
-				}
-			}
-			switch name, value := line[:colon], bytes.TrimSpace(line[colon+1:]); {
-			case bytes.EqualFold(name, []byte("Host")):
-				if hosts++; hosts > 1 || !plainHost(value) {
-					return false
-				}
-			case bytes.EqualFold(name, []byte("Connection")):
-				if !bytes.EqualFold(value, []byte("keep-alive")) {
-					return false
-				}
-			case len(name) > 1 && name[0]|0x20 == 't' && bytes.EqualFold(name, []byte("Transfer-Encoding")),
-				bytes.EqualFold(name, []byte("Content-Length")),
-				bytes.EqualFold(name, []byte("Expect")),
-				bytes.EqualFold(name, []byte("Upgrade")):
-				return false
-			}
-		}
-		lines = lines[i+1:]
-	}
-	return hosts == 1
-}
-
-// plainHost reports whether host is a name or an address, with a port or not.
-func plainHost(host []byte) bool {
-	for _, c := range host {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(".-_:[]", c) >= 0) {
-			return false
-		}
-	}
-	return len(host) > 0
-}

@@ -297,6 +297,15 @@ func (r Receipt) documents() []receiptDocument {
 	return docs
 }
 
+// encode returns the answer to a publish of one event, or of a batch.
+func (r Receipt) encode(batch bool) []byte {
+	docs := r.documents()
+	if batch {
+		return encodeAnswer(docs)
+	}
+	return encodeAnswer(&docs[0])
+}
+
 // publishHandler is POST on channels.
 func (s *Server) publishHandler(w http.ResponseWriter, r *http.Request) {
 	names, v, p := s.mayPublish(r)
@@ -314,12 +323,7 @@ func (s *Server) publishHandler(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	docs := receipt.documents()
-	if batch {
-		answer(w, http.StatusCreated, docs)
-	} else {
-		answer(w, http.StatusCreated, docs[0])
-	}
+	answerText(w, http.StatusCreated, receipt.encode(batch))
 }
 
 // mayPublish returns the channels of a POST and who sends it, when it may.
@@ -345,15 +349,21 @@ func (s *Server) mayPublish(r *http.Request) ([]string, visitor, *Problem) {
 
 // publishBody publishes a whole body.
 func (s *Server) publishBody(w http.ResponseWriter, r *http.Request, names []string, v visitor) (Receipt, bool, *Problem) {
-	key, p := idempotencyKey(r)
-	if p != nil {
-		return Receipt{}, false, p
-	}
 	if !s.flight.enter() {
 		return Receipt{}, false, drainingProblem(s.settings.Retry)
 	}
 	defer s.flight.leave()
 	body, p := s.readBody(w, r)
+	if p != nil {
+		return Receipt{}, false, p
+	}
+	return s.publishRead(r, names, v, body, s.settings.Timeout)
+}
+
+// publishRead publishes a body that was read, for who is counted as a publish
+// under way already. It waits so long for the writers to have room.
+func (s *Server) publishRead(r *http.Request, names []string, v visitor, body []byte, wait time.Duration) (Receipt, bool, *Problem) {
+	key, p := idempotencyKey(r)
 	if p != nil {
 		return Receipt{}, false, p
 	}
@@ -371,7 +381,7 @@ func (s *Server) publishBody(w http.ResponseWriter, r *http.Request, names []str
 		rec.Key = keyOf(v, names, key)
 		rec.Body = bodyOf([]byte(contentType), []byte(r.URL.RawQuery), body)
 	}
-	receipt, p := s.commit(r.Context(), rec)
+	receipt, p := s.commit(r.Context(), rec, wait)
 	return receipt, batch, p
 }
 
@@ -412,16 +422,26 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Prob
 
 // answer writes a JSON document.
 func answer(w http.ResponseWriter, status int, document any) {
-	body, err := json.Marshal(document)
+	answerText(w, status, encodeAnswer(document))
+}
+
+// encodeAnswer returns a JSON document as it is answered.
+func encodeAnswer(document any) []byte {
+	b, err := json.Marshal(document)
 	if err != nil {
 		panic("eventsource: an answer can't fail to encode: " + err.Error())
 	}
+	return append(b, '\n')
+}
+
+// answerText writes the text of a JSON document.
+func answerText(w http.ResponseWriter, status int, text []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Length", strconv.Itoa(len(body)+1))
+	h.Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
-	w.Write(append(body, '\n'))
+	w.Write(text)
 }
 
 // administered returns the channels of a DELETE or HEAD from an administrator.

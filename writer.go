@@ -66,7 +66,7 @@ type departure struct {
 	reason string
 }
 
-// stir says that there is something for the next pass. r.mu is held.
+// stir says that there is something for the next pass, once it is there.
 func (w *writer) stir() { w.stirred.Store(true) }
 
 // wake ends the writer's wait. It costs no system call while the writer is at

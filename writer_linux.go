@@ -34,9 +34,14 @@ const (
 	// room for more.
 	roomBytes = 32 << 10
 
-	// eventsTogether is how many events of the epoll set are handled before what
-	// is new is looked for.
+	// eventsTogether is how many events of the epoll set are handled before
+	// clients are listened to, and what is new is looked for.
 	eventsTogether = 16
+
+	// offersTogether is how many consumers are offered what is new before
+	// clients are listened to: a publisher does not wait for all of them to be
+	// served, and the events that it publishes meanwhile leave in one write.
+	offersTogether = 128
 
 	// cutsTogether is how many slow consumers are cut off in one go: to free what
 	// the kernel holds for one takes as long as to serve a dozen others.
@@ -55,6 +60,7 @@ type reactorWriter struct {
 	// Owned by the goroutine of run.
 	pass    pass
 	now     int64
+	events  []reactor.Event
 	slots   []slot
 	free    []uint32 // slots without a consumer
 	full    []*consumer
@@ -67,6 +73,8 @@ type reactorWriter struct {
 	shared  shared
 	counted counted
 	head    *plainHead
+
+	clients *clients
 }
 
 // A slot is a consumer in the epoll set. Its generation tells an event of an
@@ -98,18 +106,10 @@ type counted struct{ events, bytes int }
 func (s *Server) reactors() []*reactorWriter {
 	s.reactorsOnce.Do(func() {
 		for range (runtime.GOMAXPROCS(0) + 1) / 2 {
-			loop, err := reactor.New()
+			w, err := s.newReactorWriter()
 			if err != nil {
 				s.log.Warn("no reactor: consumers are served by a goroutine each", "error", err)
 				return
-			}
-			w := &reactorWriter{
-				writer:  &writer{r: s.registry, signal: loop.Wake, done: make(chan struct{})},
-				s:       s,
-				loop:    loop,
-				beat:    int64(s.settings.Heartbeat),
-				scratch: make([]byte, 16<<10),
-				head:    s.newPlainHead(),
 			}
 			r := s.registry
 			r.mu.Lock()
@@ -121,6 +121,27 @@ func (s *Server) reactors() []*reactorWriter {
 		}
 	})
 	return s.writers
+}
+
+func (s *Server) newReactorWriter() (*reactorWriter, error) {
+	loop, err := reactor.New()
+	if err != nil {
+		return nil, err
+	}
+	clients, err := newClients(loop)
+	if err != nil {
+		loop.Close()
+		return nil, err
+	}
+	return &reactorWriter{
+		writer:  &writer{r: s.registry, signal: clients.loop.Wake, done: make(chan struct{})},
+		s:       s,
+		loop:    loop,
+		beat:    int64(s.settings.Heartbeat),
+		scratch: make([]byte, 16<<10),
+		head:    s.newPlainHead(),
+		clients: clients,
+	}, nil
 }
 
 // limitSilence has the kernel give up a peer that acknowledges nothing for two
@@ -151,10 +172,15 @@ func (s *Server) react(tcp *net.TCPConn, sub subscription) (bool, *Problem) {
 	return true, p
 }
 
+// nextWriter returns the writers by turns.
+func (s *Server) nextWriter() *reactorWriter {
+	return s.writers[s.turn.Add(1)%uint64(len(s.writers))]
+}
+
 // hold has a writer serve a subscription on a descriptor, which stays the
 // caller's when it is refused.
 func (s *Server) hold(fd int, sub subscription) *Problem {
-	w := s.writers[s.turn.Add(1)%uint64(len(s.writers))]
+	w := s.nextWriter()
 	if h := s.settings.Heartbeat; h > 0 {
 		if err := reactor.LimitSilence(fd, 2*h); err != nil {
 			s.log.Debug("no TCP_USER_TIMEOUT", "error", err)
@@ -179,7 +205,6 @@ func refuseConsumer(fd int, sub subscription, p *Problem) {
 func (w *reactorWriter) run() {
 	defer close(w.done)
 	defer w.loop.Close()
-	var events []reactor.Event
 	w.tick()
 	next := w.now
 	for {
@@ -191,6 +216,7 @@ func (w *reactorWriter) run() {
 				}
 			}
 			w.take(&w.pass)
+			w.dismiss()
 			return
 		}
 		if w.now >= next {
@@ -202,21 +228,36 @@ func (w *reactorWriter) run() {
 			w.sleeping.Store(false)
 			timeout = 0
 		}
-		var err error
-		events, err = w.loop.Wait(events[:0], max(timeout, 0))
+		consumers := w.listen(max(timeout, 0))
 		w.sleeping.Store(false)
-		if err != nil {
-			w.s.log.Error("the reactor can't wait for its connections", "error", err)
-			time.Sleep(10 * time.Millisecond)
-		}
-		w.tick()
-		for i, e := range events {
-			if i%eventsTogether == eventsTogether-1 && w.stirred.Load() {
-				w.serve() // what is new does not wait for who was behind
-			}
-			w.handle(e)
+		if consumers {
+			w.attend()
 		}
 	}
+}
+
+// attend handles what the consumers' epoll set tells.
+func (w *reactorWriter) attend() {
+	var err error
+	if w.events, err = w.loop.Wait(w.events[:0], 0); err != nil {
+		w.fail(err)
+		return
+	}
+	w.tick()
+	for i, e := range w.events {
+		if i%eventsTogether == eventsTogether-1 {
+			if w.listen(0); w.stirred.Load() {
+				w.serve() // what is new does not wait for who was behind
+			}
+		}
+		w.handle(e)
+	}
+}
+
+// fail says that an epoll set can't be waited for, and waits.
+func (w *reactorWriter) fail(err error) {
+	w.s.log.Error("the reactor can't wait for its connections", "error", err)
+	time.Sleep(10 * time.Millisecond)
 }
 
 // tick reads the clock.
@@ -232,14 +273,19 @@ func (w *reactorWriter) tick() {
 func (w *reactorWriter) serve() {
 	p := &w.pass
 	w.take(p)
+	w.welcome()
 	w.shared.channel = nil
 	for _, c := range p.joins {
 		w.meet(c)
 	}
+	offers := 0
 	for _, s := range p.sides {
 		for _, c := range s.members {
 			if !c.full && c.fd >= 0 {
 				w.offer(c, s.offered)
+				if offers++; offers%offersTogether == 0 {
+					w.listen(0)
+				}
 			}
 		}
 	}
@@ -647,6 +693,7 @@ func (w *reactorWriter) tend() int64 {
 			w.disconnect(c, endSlow)
 		}
 	}
+	w.sweep()
 	if w.beat == 0 {
 		return again
 	}

@@ -75,10 +75,7 @@ func (m *Main) serve(cmd *cobra.Command) error {
 		pages.addTo(srv)
 	}
 	go func() { served <- srv.Serve(first) }()
-	if limit := descriptorLimit(); limit > 0 {
-		log.Debug("descriptors", "limit", limit)
-	}
-	log.Info("listening", "address", first.Addr().String())
+	log.Info("listening", "address", first.Addr().String(), "descriptors", descriptorLimit())
 	if operators != nil {
 		log.Info("listening for operators", "address", operators.Addr().String())
 	}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -124,8 +125,11 @@ func TestLogsCanBeJSON(t *testing.T) {
 			t.Fatalf("%q: %v", line, err)
 		}
 		seen[entry["msg"]] = true
+		if n, _ := entry["descriptors"].(float64); entry["msg"] == "listening" && n <= 0 && runtime.GOOS == "linux" {
+			t.Errorf("it does not say how many descriptors it may open: %s", line)
+		}
 	}
-	if !seen["listening"] || !seen["descriptors"] || !seen["stopped"] {
+	if !seen["listening"] || !seen["stopped"] {
 		t.Errorf("it logged: %v", seen)
 	}
 }

@@ -75,6 +75,16 @@ func (l *Loop) Add(fd int, token uint64) error {
 	return l.control(unix.EPOLL_CTL_ADD, fd, always, token)
 }
 
+// AddLoop reports with token, as Readable, that something has happened in inner.
+func (l *Loop) AddLoop(inner *Loop, token uint64) error {
+	return l.control(unix.EPOLL_CTL_ADD, inner.epoll, unix.EPOLLIN, token)
+}
+
+// Remove lets go of fd, which stays open.
+func (l *Loop) Remove(fd int) error {
+	return l.control(unix.EPOLL_CTL_DEL, fd, 0, 0)
+}
+
 // Writable has the loop report that fd has room, or no longer.
 func (l *Loop) Writable(fd int, token uint64, on bool) error {
 	events := uint32(always)
@@ -146,14 +156,16 @@ type Listener struct {
 	raw syscall.RawConn
 }
 
-// Listen accepts the connections of l in its place, without delay (TCP_NODELAY)
-// and only when something has come over them, or nothing for about silent
-// (TCP_DEFER_ACCEPT). Both have to be closed.
-func Listen(l *net.TCPListener, silent time.Duration) (*Listener, error) {
+// Listen accepts the connections of l in its place: without delay (TCP_NODELAY),
+// only when something has come over them, or nothing for about silent
+// (TCP_DEFER_ACCEPT), and with no more than about unsent bytes of each in the
+// kernel that could not be sent yet (TCP_NOTSENT_LOWAT). Both have to be closed.
+func Listen(l *net.TCPListener, silent time.Duration, unsent int) (*Listener, error) {
 	seconds := int((silent + time.Second - 1) / time.Second)
 	err := Control(l, func(fd int) error {
 		return os.NewSyscallError("setsockopt", errors.Join(
 			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), // its connections inherit it
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent),
 			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds)))
 	})
 	if err != nil {
