@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the binary into dist/
 	scripts/build.sh
@@ -22,7 +22,10 @@ fmt: ## Format, and bring code up to the Go version's idioms
 fuzz: ## Fuzz every target (FUZZTIME=10s each)
 	scripts/fuzz.sh
 
-bench: ## Run the benchmarks
+bench: ## Measure every load against the floor: ten minutes
+	go run ./internal/bench
+
+benchmarks: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
 
 dist: ## Build for linux, darwin and windows, amd64 and arm64, into dist/
@@ -34,4 +37,4 @@ cover: ## Show what the tests reach
 clean: ## Remove what was built
 	rm -rf dist coverage.out
 
-.PHONY: help build run test check fmt fuzz bench dist cover clean
+.PHONY: help build run test check fmt fuzz bench benchmarks dist cover clean

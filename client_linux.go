@@ -236,7 +236,7 @@ func (w *reactorWriter) release(place uint32) (fd int) {
 
 // sweep closes some of the clients that have been silent for too long.
 func (w *reactorWriter) sweep() {
-	const share = 64
+	const share = 16
 	p := w.clients
 	for range (len(p.all) + share - 1) / share {
 		if p.swept >= len(p.all) {

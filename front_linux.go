@@ -122,16 +122,7 @@ func (f *front) end(err error) {
 
 // run accepts until the listener is closed.
 func (f *front) run() {
-	defer func() { // what waits for net/http has nobody to take it
-		for {
-			select {
-			case c := <-f.out:
-				c.Close()
-			default:
-				return
-			}
-		}
-	}()
+	defer f.drop()
 	var pause time.Duration
 	for {
 		n, err := f.accept.Accept(f.fds[:], f.peers[:])
@@ -151,6 +142,18 @@ func (f *front) run() {
 			}
 		default:
 			f.end(err)
+			return
+		}
+	}
+}
+
+// drop closes what waits for net/http: nobody will take it.
+func (f *front) drop() {
+	for {
+		select {
+		case c := <-f.out:
+			c.Close()
+		default:
 			return
 		}
 	}
@@ -185,6 +188,11 @@ func (f *front) pass(fd int, read []byte) {
 	}
 	select {
 	case f.out <- &readConn{conn, read}:
+		select {
+		case <-f.done:
+			f.drop()
+		default:
+		}
 	case <-f.done:
 		conn.Close()
 	}
