@@ -75,7 +75,7 @@ func newClients(consumers *reactor.Loop) (*clients, error) {
 		loop.Close()
 		return nil, err
 	}
-	return &clients{loop: loop, request: newRequestReader(), head: answerHead{header: answerHeader()}}, nil
+	return &clients{loop: loop, head: answerHead{header: answerHeader()}}, nil
 }
 
 // adopt has the writer serve a client. Safe for concurrent use.

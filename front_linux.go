@@ -65,8 +65,7 @@ func (s *Server) front(l net.Listener) net.Listener {
 	f := &front{
 		s: s, l: tcp, accept: accept,
 		out: make(chan net.Conn, frontWaiting), done: make(chan struct{}),
-		buf: make([]byte, requestBytes), request: newRequestReader(),
-		head: s.newPlainHead(),
+		buf: make([]byte, requestBytes), head: s.newPlainHead(),
 	}
 	go f.watch()
 	go f.run()

@@ -1,44 +1,84 @@
 package eventsource
 
 import (
-	"bufio"
 	"bytes"
 	"net/http"
+	"net/textproto"
+	"net/url"
 	"strconv"
+	"strings"
 )
 
-// A requestReader reads requests that have come whole.
+// A requestReader reads requests that have come whole. It uses the same memory
+// for each.
 type requestReader struct {
-	bytes bytes.Reader
-	buf   *bufio.Reader
+	request http.Request
+	header  http.Header
+	values  []string
+	lines   []headerLine
 }
 
-func newRequestReader() requestReader {
-	return requestReader{buf: bufio.NewReaderSize(nil, requestBytes)}
-}
+// A headerLine is where the name and the value of a header stand in a head.
+type headerLine struct{ name, nameEnd, value, valueEnd int }
 
-// read returns the request that b is, and its body, if it leaves nothing to
-// decide (plainRequest). Everything else is nil and net/http's to judge.
+// read returns the request that b is, as net/http's server would give it to a
+// handler, and its body, if it leaves nothing to decide (plainRequest). Everything
+// else is nil and net/http's to judge. The request holds until the next read.
 func (q *requestReader) read(b []byte) (*http.Request, []byte) {
-	head, ok := plainRequest(b)
+	head, ok := q.plainRequest(b)
 	if !ok {
 		return nil, nil
 	}
-	q.bytes.Reset(b[:head])
-	q.buf.Reset(&q.bytes)
-	r, err := http.ReadRequest(q.buf)
-	if err != nil || r.ProtoMajor != 1 || r.ProtoMinor != 1 || r.Host == "" || r.ContentLength != int64(len(b)-head) {
+	// Of the target a channel's name may be kept, so it is a string of its own.
+	line, _, _ := bytes.Cut(b[:head], []byte("\r\n"))
+	method, rest, _ := strings.Cut(string(line), " ")
+	target, proto, _ := strings.Cut(rest, " ")
+	if proto != "HTTP/1.1" {
 		return nil, nil
 	}
-	r.Body = http.NoBody
-	return r, b[head:]
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		return nil, nil
+	}
+	if q.header == nil {
+		q.header = http.Header{}
+	}
+	clear(q.header)
+	q.values = q.values[:0]
+	text := string(b[len(line):head])
+	host := ""
+	for _, l := range q.lines {
+		name := textproto.CanonicalMIMEHeaderKey(text[l.name-len(line) : l.nameEnd-len(line)])
+		value := text[l.value-len(line) : l.valueEnd-len(line)]
+		if name == "Host" {
+			host = value
+			continue
+		}
+		if earlier, ok := q.header[name]; ok {
+			q.header[name] = append(earlier, value)
+			continue
+		}
+		q.values = append(q.values, value)
+		n := len(q.values)
+		q.header[name] = q.values[n-1 : n : n]
+	}
+	if _, ok := q.header["Cache-Control"]; !ok && q.header.Get("Pragma") == "no-cache" {
+		q.header["Cache-Control"] = []string{"no-cache"} // RFC 9111, 5.4
+	}
+	q.request = http.Request{
+		Method: method, URL: u, Proto: proto, ProtoMajor: 1, ProtoMinor: 1,
+		Header: q.header, Host: host, RequestURI: target,
+		ContentLength: int64(len(b) - head), Body: http.NoBody,
+	}
+	return &q.request, b[head:]
 }
 
 // plainRequest returns how long the head of a request is, if b is the whole of
 // one (RFC 9112) that can be read in one way only: a GET without a body or a
 // POST with its length, of visible ASCII, with one Host, and nothing about the
 // connection itself.
-func plainRequest(b []byte) (head int, ok bool) {
+func (q *requestReader) plainRequest(b []byte) (head int, ok bool) {
+	q.lines = q.lines[:0]
 	post := bytes.HasPrefix(b, []byte("POST /"))
 	if !post && !bytes.HasPrefix(b, []byte("GET /")) {
 		return 0, false
@@ -49,6 +89,7 @@ func plainRequest(b []byte) (head int, ok bool) {
 		if i < 1 || b[head+i-1] != '\r' {
 			return 0, false
 		}
+		begin := head
 		line := b[head : head+i-1]
 		head += i + 1
 		if len(line) == 0 {
@@ -71,7 +112,13 @@ func plainRequest(b []byte) (head int, ok bool) {
 				return 0, false
 			}
 		}
-		switch name, value := line[:colon], bytes.TrimSpace(line[colon+1:]); {
+		value := bytes.TrimSpace(line[colon+1:])
+		valueBegin := begin + colon + 1
+		for valueBegin < begin+len(line) && b[valueBegin] == ' ' {
+			valueBegin++
+		}
+		q.lines = append(q.lines, headerLine{begin, begin + colon, valueBegin, valueBegin + len(value)})
+		switch name := line[:colon]; {
 		case bytes.EqualFold(name, []byte("Host")):
 			if hosts++; hosts > 1 || !plainHost(value) {
 				return 0, false
