@@ -28,14 +28,19 @@ func BenchmarkPublish(b *testing.B) {
 	for _, size := range []int{100, 10_000} {
 		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
 			s := benchServer(b, nil)
-			e := eventsource.Event{Data: strings.Repeat("x", size)}
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := s.Publish(b.Context(), "news", e); err != nil {
-					b.Fatal(err)
-				}
-			}
+			publishEach(b, s, size)
 		})
+	}
+}
+
+// publishEach publishes an event of so many bytes for each iteration.
+func publishEach(b *testing.B, s *eventsource.Server, size int) {
+	e := eventsource.Event{Data: strings.Repeat("x", size)}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Publish(b.Context(), "news", e); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -50,13 +55,7 @@ func BenchmarkPublishAmong(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			e := eventsource.Event{Data: strings.Repeat("x", 100)}
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := s.Publish(b.Context(), "news", e); err != nil {
-					b.Fatal(err)
-				}
-			}
+			publishEach(b, s, 100)
 		})
 	}
 }
@@ -73,13 +72,7 @@ func BenchmarkPublishBeside(b *testing.B) {
 			for _, c := range follow(b, s, 1) {
 				go io.Copy(io.Discard, c)
 			}
-			e := eventsource.Event{Data: strings.Repeat("x", 100)}
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := s.Publish(b.Context(), "news", e); err != nil {
-					b.Fatal(err)
-				}
-			}
+			publishEach(b, s, 100)
 		})
 	}
 }

@@ -119,7 +119,7 @@ func TestTenThousandConnectsAndResetsLeaveNothingBehind(t *testing.T) {
 	})
 }
 
-// stormTime is how long a descriptor's storm lasts; EVENTSOURCE_TEST_STORM sets
+// stormTime is how long connections come and go; EVENTSOURCE_TEST_STORM sets
 // another time.
 func stormTime(t *testing.T) time.Duration {
 	text := os.Getenv("EVENTSOURCE_TEST_STORM")
@@ -138,26 +138,24 @@ func stormTime(t *testing.T) time.Duration {
 // as publishers, as one after the other, as what is cut off in the middle. Each
 // gets its own events and answers, all of them, and nobody else's.
 func TestAReusedDescriptorIsNobodyElses(t *testing.T) {
-	onEach(t, paths[:1], func(t *testing.T, path servingPath) {
-		n := path.node(t, &eventsource.Settings{})
-		var workers sync.WaitGroup
-		var visits atomic.Int64
-		over := time.Now().Add(stormTime(t))
-		for w := range 16 {
-			workers.Go(func() {
-				r := rand.New(rand.NewPCG(uint64(w), 7))
-				for i := 0; time.Now().Before(over) && !t.Failed(); i++ {
-					if err := visit(n.addr, fmt.Sprintf("own.%d.%d", w, i), r); err != nil {
-						t.Errorf("worker %d, visit %d: %v", w, i, err)
-					}
-					visits.Add(1)
+	n := newNode(t, nil)
+	var workers sync.WaitGroup
+	var visits atomic.Int64
+	over := time.Now().Add(stormTime(t))
+	for w := range 16 {
+		workers.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(w), 7))
+			for i := 0; time.Now().Before(over) && !t.Failed(); i++ {
+				if err := visit(n.addr, fmt.Sprintf("own.%d.%d", w, i), r); err != nil {
+					t.Errorf("worker %d, visit %d: %v", w, i, err)
 				}
-			})
-		}
-		workers.Wait()
-		eventually(t, "no consumer is left", func() bool { return n.ConsumerCountAll() == 0 })
-		t.Logf("%d visits", visits.Load())
-	})
+				visits.Add(1)
+			}
+		})
+	}
+	workers.Wait()
+	eventually(t, "no consumer is left", func() bool { return n.ConsumerCountAll() == 0 })
+	t.Logf("%d visits", visits.Load())
 }
 
 // visit follows a channel and publishes to it, from connections that end in

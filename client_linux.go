@@ -2,7 +2,6 @@ package eventsource
 
 import (
 	"bytes"
-	"mime"
 	"net/http"
 	"strconv"
 	"sync"
@@ -34,8 +33,7 @@ type client struct {
 	peer       string
 	fd         int32
 	generation uint32
-	silent     bool  // it has sent nothing yet
-	heard      int64 // when its last request came
+	until      int64 // when it has been silent for too long
 }
 
 // An arrival is a client that the writer has not met, with what it has sent.
@@ -56,26 +54,13 @@ type clients struct {
 	free    []uint32 // places in all
 	swept   int      // the next to look at for its silence
 	request requestReader
-	head    answerHead
+	head    *plainHead
 	answer  []byte
 
 	mu     sync.Mutex
 	arrive []arrival
 	met    []arrival // used by turns with arrive
 	closed bool
-}
-
-// newClients returns an epoll set around that of the consumers.
-func newClients(consumers *reactor.Loop) (*clients, error) {
-	loop, err := reactor.New()
-	if err != nil {
-		return nil, err
-	}
-	if err := loop.AddLoop(consumers, consumersToken); err != nil {
-		loop.Close()
-		return nil, err
-	}
-	return &clients{loop: loop, head: answerHead{header: answerHeader()}}, nil
 }
 
 // adopt has the writer serve a client. Safe for concurrent use.
@@ -109,14 +94,14 @@ func (w *reactorWriter) welcome() {
 			place = uint32(len(p.all))
 			p.all = append(p.all, client{})
 		}
-		a.silent, a.heard = len(a.request) == 0, w.now
+		a.until = w.now + int64(w.s.settings.Timeout)
 		p.all[place] = a.client
 		if err := p.loop.Add(int(a.fd), uint64(a.generation)<<32|uint64(place)); err != nil {
 			w.s.log.Warn("a connection could not be taken into the reactor", "error", err)
 			go a.front.pass(w.release(place), a.request)
 			continue
 		}
-		if !a.silent {
+		if len(a.request) > 0 {
 			w.answer(place, a.request)
 		}
 	}
@@ -146,7 +131,7 @@ func (w *reactorWriter) listen(timeout time.Duration) (consumers bool) {
 func (w *reactorWriter) hear(e reactor.Event) {
 	place := uint32(e.Token)
 	c := &w.clients.all[place]
-	if c.front == nil || c.generation != uint32(e.Token>>32) {
+	if c.generation != uint32(e.Token>>32) { // its place was given up
 		return
 	}
 	n, closed := 0, e.Closed
@@ -164,7 +149,7 @@ func (w *reactorWriter) hear(e reactor.Event) {
 // answer does what a client's request asks for, or passes it on.
 func (w *reactorWriter) answer(place uint32, request []byte) {
 	c := &w.clients.all[place]
-	c.heard, c.silent = w.now, false
+	c.until = w.now + int64(idleTimeout)
 	r, body := w.clients.request.read(request)
 	if r != nil {
 		r.RemoteAddr = c.peer
@@ -196,7 +181,7 @@ func (w *reactorWriter) published(r *http.Request, body []byte) ([]byte, bool) {
 	if len(body) > batchRequestBytes && firstByte(body) == '[' {
 		return nil, false
 	}
-	if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media == "application/x-ndjson" {
+	if hasLines(r) {
 		return nil, false
 	}
 	names, v, p := s.mayPublish(r)
@@ -209,15 +194,8 @@ func (w *reactorWriter) published(r *http.Request, body []byte) ([]byte, bool) {
 		return nil, false
 	}
 	a := w.clients
-	if s.cross.cors == nil {
-		a.answer = append(a.answer[:0], a.head.at(time.Now())...)
-	} else {
-		h := headerOnly(answerHeader())
-		s.cross.cors.HandlerFunc(h, r)
-		head := answerHead{header: http.Header(h)}
-		a.answer = append(a.answer[:0], head.at(time.Now())...)
-	}
 	b := receipt.encode(batch)
+	a.answer = append(a.answer[:0], a.head.of(r)...)
 	a.answer = append(a.answer, "Content-Length: "...)
 	a.answer = strconv.AppendInt(a.answer, int64(len(b)), 10)
 	a.answer = append(a.answer, "\r\n\r\n"...)
@@ -242,12 +220,7 @@ func (w *reactorWriter) sweep() {
 		if p.swept >= len(p.all) {
 			p.swept = 0
 		}
-		c := &p.all[p.swept]
-		limit := idleTimeout
-		if c.silent {
-			limit = w.s.settings.Timeout
-		}
-		if c.front != nil && time.Duration(w.now-c.heard) >= limit {
+		if c := &p.all[p.swept]; c.front != nil && w.now >= c.until {
 			reactor.Close(w.release(uint32(p.swept)))
 		}
 		p.swept++
@@ -269,32 +242,4 @@ func (w *reactorWriter) dismiss() {
 		}
 	}
 	p.loop.Close()
-}
-
-// An answerHead is the head of the answer to a publish, without its length, kept
-// for as long as its Date holds.
-type answerHead struct {
-	header http.Header
-	second int64
-	bytes  []byte
-}
-
-// answerHeader are the headers of every answer to a publish.
-func answerHeader() http.Header {
-	return http.Header{
-		"X-Content-Type-Options": {"nosniff"},
-		"Content-Type":           {"application/json"},
-		"Cache-Control":          {"no-store"},
-	}
-}
-
-// at returns the head for a moment.
-func (a *answerHead) at(now time.Time) []byte {
-	if second := now.Unix(); second != a.second {
-		var b bytes.Buffer
-		b.WriteString("HTTP/1.1 201 Created\r\nDate: " + now.UTC().Format(http.TimeFormat) + "\r\n")
-		a.header.Write(&b)
-		a.second, a.bytes = second, b.Bytes()
-	}
-	return a.bytes
 }

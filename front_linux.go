@@ -65,7 +65,7 @@ func (s *Server) front(l net.Listener) net.Listener {
 	f := &front{
 		s: s, l: tcp, accept: accept,
 		out: make(chan net.Conn, frontWaiting), done: make(chan struct{}),
-		buf: make([]byte, requestBytes), head: s.newPlainHead(),
+		buf: make([]byte, requestBytes), head: s.newStreamHead(),
 	}
 	go f.watch()
 	go f.run()
@@ -197,8 +197,8 @@ func (f *front) pass(fd int, read []byte) {
 	}
 }
 
-// begin makes a consumer of who sends r, with head where nothing else decides on
-// its headers; false when it is refused, which is net/http's to say.
+// begin makes a consumer of who sends r; false when it is refused, which is
+// net/http's to say.
 func (s *Server) begin(fd int, r *http.Request, head *plainHead) bool {
 	if !s.isChannel(r, nil) || s.draining.Load() {
 		return false
@@ -207,24 +207,6 @@ func (s *Server) begin(fd int, r *http.Request, head *plainHead) bool {
 	if p != nil {
 		return false
 	}
-	if sub.greet = s.cross.cors == nil; sub.greet {
-		sub.head = head.at(time.Now().Unix())
-	} else {
-		h := headerOnly(head.header.Clone())
-		s.cross.cors.HandlerFunc(h, r)
-		sub.head = responseHead(http.Header(h), false)
-	}
+	sub.head, sub.greet = head.of(r), s.cross.cors == nil
 	return s.hold(fd, sub) == nil
 }
-
-// headerOnly is a response of which only the header is wanted.
-type headerOnly http.Header
-
-// Header returns it.
-func (h headerOnly) Header() http.Header { return http.Header(h) }
-
-// Write drops what is no header.
-func (h headerOnly) Write(b []byte) (int, error) { return len(b), nil }
-
-// WriteHeader does nothing.
-func (h headerOnly) WriteHeader(int) {}

@@ -313,8 +313,7 @@ func (s *Server) publishHandler(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	contentType := r.Header.Get("Content-Type")
-	if mediaType, _, _ := mime.ParseMediaType(contentType); mediaType == "application/x-ndjson" {
+	if hasLines(r) {
 		s.publishLines(w, r, names)
 		return
 	}
@@ -324,6 +323,12 @@ func (s *Server) publishHandler(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answerText(w, http.StatusCreated, receipt.encode(batch))
+}
+
+// hasLines reports whether a request's body is lines of JSON.
+func hasLines(r *http.Request) bool {
+	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return media == "application/x-ndjson"
 }
 
 // mayPublish returns the channels of a POST and who sends it, when it may.
@@ -434,11 +439,16 @@ func encodeAnswer(document any) []byte {
 	return append(b, '\n')
 }
 
+// answerHead sets the headers of a JSON document.
+func answerHead(h http.Header) {
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+}
+
 // answerText writes the text of a JSON document.
 func answerText(w http.ResponseWriter, status int, text []byte) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "no-store")
+	answerHead(h)
 	h.Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
 	w.Write(text)

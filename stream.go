@@ -148,28 +148,6 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, sub subscription) 
 	return nil
 }
 
-// A plainHead is the head of a stream that no middleware adds to, kept for as
-// long as its Date holds.
-type plainHead struct {
-	header http.Header
-	second int64
-	bytes  []byte
-}
-
-func (s *Server) newPlainHead() *plainHead {
-	h := http.Header{"X-Content-Type-Options": {"nosniff"}}
-	s.streamHead(h)
-	return &plainHead{header: h}
-}
-
-// at returns the head for a moment in Unix seconds.
-func (p *plainHead) at(second int64) []byte {
-	if second != p.second {
-		p.second, p.bytes = second, responseHead(p.header, false)
-	}
-	return p.bytes
-}
-
 // responseHead is the head of a stream's response (RFC 9112, 4).
 func responseHead(h http.Header, raw bool) []byte {
 	var b bytes.Buffer

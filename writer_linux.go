@@ -124,23 +124,23 @@ func (s *Server) reactors() []*reactorWriter {
 }
 
 func (s *Server) newReactorWriter() (*reactorWriter, error) {
-	loop, err := reactor.New()
+	outer, err := reactor.New()
 	if err != nil {
 		return nil, err
 	}
-	clients, err := newClients(loop)
+	loop, err := outer.Inner(consumersToken)
 	if err != nil {
-		loop.Close()
+		outer.Close()
 		return nil, err
 	}
 	return &reactorWriter{
-		writer:  &writer{r: s.registry, signal: clients.loop.Wake, done: make(chan struct{})},
+		writer:  &writer{r: s.registry, signal: outer.Wake, done: make(chan struct{})},
 		s:       s,
 		loop:    loop,
 		beat:    int64(s.settings.Heartbeat),
 		scratch: make([]byte, 16<<10),
-		head:    s.newPlainHead(),
-		clients: clients,
+		head:    s.newStreamHead(),
+		clients: &clients{loop: outer, head: s.newReceiptHead()},
 	}, nil
 }
 
@@ -622,15 +622,14 @@ func (w *reactorWriter) handle(e reactor.Event) {
 			w.disconnect(c, endGone)
 			return
 		}
-		if n > 0 && c.rare == nil {
-			c.rare = &rare{}
-		}
 		if n > 0 {
-			c.received += n
-		}
-		if n > 0 && c.received > noisyBytes {
-			w.disconnect(c, endNoisy)
-			return
+			if c.rare == nil {
+				c.rare = &rare{}
+			}
+			if c.received += n; c.received > noisyBytes {
+				w.disconnect(c, endNoisy)
+				return
+			}
 		}
 	}
 	if e.Writable && c.full {

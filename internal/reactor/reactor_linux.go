@@ -25,7 +25,7 @@ type Event struct {
 // A Loop waits for events on many descriptors.
 type Loop struct {
 	epoll  int
-	wakeup int // an eventfd
+	wakeup int // an eventfd; -1 in an inner loop
 	raw    [256]unix.EpollEvent
 }
 
@@ -52,7 +52,9 @@ func New() (*Loop, error) {
 
 // Close closes the loop, not the descriptors in it.
 func (l *Loop) Close() {
-	unix.Close(l.wakeup)
+	if l.wakeup >= 0 {
+		unix.Close(l.wakeup)
+	}
 	unix.Close(l.epoll)
 }
 
@@ -75,9 +77,18 @@ func (l *Loop) Add(fd int, token uint64) error {
 	return l.control(unix.EPOLL_CTL_ADD, fd, always, token)
 }
 
-// AddLoop reports with token, as Readable, that something has happened in inner.
-func (l *Loop) AddLoop(inner *Loop, token uint64) error {
-	return l.control(unix.EPOLL_CTL_ADD, inner.epoll, unix.EPOLLIN, token)
+// Inner opens a loop within l, which reports with token, as Readable, that
+// something has happened in it. Only l can be woken.
+func (l *Loop) Inner(token uint64) (*Loop, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := l.control(unix.EPOLL_CTL_ADD, epoll, unix.EPOLLIN, token); err != nil {
+		unix.Close(epoll)
+		return nil, err
+	}
+	return &Loop{epoll: epoll, wakeup: -1}, nil
 }
 
 // Remove lets go of fd, which stays open.
