@@ -22,7 +22,7 @@ fmt: ## Format, and bring code up to the Go version's idioms
 fuzz: ## Fuzz every target (FUZZTIME=10s each)
 	scripts/fuzz.sh
 
-bench: ## Measure every load against the floor: ten minutes
+bench: ## Measure every load against the floor: six minutes
 	go run ./internal/bench
 
 benchmarks: ## Run the benchmarks

@@ -41,13 +41,10 @@ func idle(b *bed, n int) (connect time.Duration, private int64, err error) {
 		return 0, 0, err
 	}
 	r := &reader{requests: subscribeRequests(b.scale.of(1000)), window: 64}
-	if err := r.open(server.addr, n); err != nil {
+	if err := r.follow(server.addr, n); err != nil {
 		return 0, 0, err
 	}
 	defer r.close()
-	if err := r.connected(); err != nil {
-		return 0, 0, err
-	}
 	connected, err := server.usage()
 	if err != nil {
 		return 0, 0, err

@@ -94,6 +94,19 @@ func (r *reader) open(addr string, n int) error {
 	return nil
 }
 
+// follow starts n consumers and waits until all have got a head. After an error
+// there are none.
+func (r *reader) follow(addr string, n int) error {
+	if err := r.open(addr, n); err != nil {
+		return err
+	}
+	if err := r.connected(); err != nil {
+		r.close()
+		return err
+	}
+	return nil
+}
+
 // connected waits until all consumers have got a head.
 func (r *reader) connected() error {
 	// Who finds the queue of the listener full is tried again after 1, 3 and 7 s.

@@ -73,22 +73,16 @@ func (f fanout) run(b *bed) (sample, error) {
 	defer server.stop()
 	if f.stalled > 0 {
 		r := &reader{requests: subscribeRequests(1), window: 64, stalled: true}
-		if err := r.open(server.addr, f.stalled); err != nil {
+		if err := r.follow(server.addr, f.stalled); err != nil {
 			return nil, err
 		}
 		defer r.close()
-		if err := r.connected(); err != nil {
-			return nil, err
-		}
 	}
 	r := &reader{requests: subscribeRequests(f.channels), window: 64, ordered: f.publishers == 1}
-	if err := r.open(server.addr, f.channels*f.consumers); err != nil {
+	if err := r.follow(server.addr, f.channels*f.consumers); err != nil {
 		return nil, err
 	}
 	defer r.close()
-	if err := r.connected(); err != nil {
-		return nil, err
-	}
 	time.Sleep(b.scale.settle / 4)
 	idle, err := server.usage()
 	if err != nil {

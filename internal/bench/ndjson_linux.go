@@ -28,13 +28,10 @@ func (l lines) run(b *bed) (sample, error) {
 	}
 	defer server.stop()
 	r := &reader{requests: subscribeRequests(1), window: 64, ordered: true}
-	if err := r.open(server.addr, l.consumers); err != nil {
+	if err := r.follow(server.addr, l.consumers); err != nil {
 		return nil, err
 	}
 	defer r.close()
-	if err := r.connected(); err != nil {
-		return nil, err
-	}
 	post, err := openPost(server.addr, channelName(0))
 	if err != nil {
 		return nil, err
