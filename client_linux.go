@@ -3,6 +3,7 @@ package eventsource
 import (
 	"bytes"
 	"net/http"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -42,6 +43,15 @@ type arrival struct {
 	request []byte
 }
 
+// A dueAnswer is one that a client waits for. It is sent after the deliveries of a
+// pass, unless they are many: a publisher that hears back earlier only sends its next
+// event into the way of the ones before it.
+type dueAnswer struct {
+	place      uint32
+	generation uint32
+	end        int // of its bytes
+}
+
 // clients are what a writer has of them: an epoll set with that of the consumers
 // in it, so that the writer waits for both and can look at this one alone when
 // many consumers want something.
@@ -55,7 +65,8 @@ type clients struct {
 	swept   int      // the next to look at for its silence
 	request requestReader
 	head    *plainHead
-	answer  []byte
+	due     []dueAnswer
+	bytes   []byte // of due
 
 	mu     sync.Mutex
 	arrive []arrival
@@ -116,7 +127,14 @@ func (w *reactorWriter) listen(timeout time.Duration) (consumers bool) {
 	if p.events, err = p.loop.Wait(p.events[:0], timeout); err != nil {
 		w.fail(err)
 	}
+	w.sleeping.Store(false) // what is published from here on needs no waking
 	w.tick()
+	if p.loop.Waited {
+		w.rested = w.now
+	} else if w.now-w.rested >= int64(spell) {
+		runtime.Gosched()
+		w.rested = w.now
+	}
 	for _, e := range p.events {
 		if e.Token == consumersToken {
 			consumers = true
@@ -141,7 +159,7 @@ func (w *reactorWriter) hear(e reactor.Event) {
 	switch {
 	case n > 0:
 		w.answer(place, w.scratch[:n])
-	case closed:
+	case closed && w.settled(place): // it may have closed its half only
 		reactor.Close(w.release(place))
 	}
 }
@@ -155,13 +173,14 @@ func (w *reactorWriter) answer(place uint32, request []byte) {
 		r.RemoteAddr = c.peer
 	}
 	if r != nil && r.Method == http.MethodPost {
-		if answer, ok := w.published(r, body); ok {
-			if n, _, _ := reactor.Write(int(c.fd), answer); n < len(answer) {
-				// It has gone, or sends without ever reading.
-				reactor.Abort(w.release(place))
-			}
+		if w.published(r, body) {
+			p := w.clients
+			p.due = append(p.due, dueAnswer{place, c.generation, len(p.bytes)})
 			return
 		}
+	}
+	if !w.settled(place) {
+		return
 	}
 	w.clients.loop.Remove(int(c.fd))
 	front := c.front
@@ -171,36 +190,64 @@ func (w *reactorWriter) answer(place uint32, request []byte) {
 	}
 }
 
-// published publishes what a request carries and returns the answer; false when
-// it is not the reactor's to judge, and nothing is published.
-func (w *reactorWriter) published(r *http.Request, body []byte) ([]byte, bool) {
+// reply sends the answers that are due.
+func (w *reactorWriter) reply() {
+	p := w.clients
+	begin := 0
+	for _, a := range p.due {
+		b := p.bytes[begin:a.end]
+		begin = a.end
+		c := &p.all[a.place]
+		if c.generation != a.generation {
+			continue // it has gone
+		}
+		if n, _, _ := reactor.Write(int(c.fd), b); n < len(b) {
+			// It has gone, or sends without ever reading.
+			reactor.Abort(w.release(a.place))
+		}
+	}
+	p.due, p.bytes = p.due[:0], p.bytes[:0]
+}
+
+// settled sends the answers that are due, and reports whether a client is still
+// there.
+func (w *reactorWriter) settled(place uint32) bool {
+	c := &w.clients.all[place]
+	generation := c.generation
+	w.reply()
+	return c.generation == generation
+}
+
+// published publishes what a request carries and appends the answer to those that
+// are due; false when it is not the reactor's to judge, and nothing is published.
+func (w *reactorWriter) published(r *http.Request, body []byte) bool {
 	s := w.s
 	if !s.publishesAtOnce() || !s.isChannel(r, nil) || s.isEndpoint(r) || int64(len(body)) > s.settings.Limits.Body {
-		return nil, false
+		return false
 	}
 	if len(body) > batchRequestBytes && firstByte(body) == '[' {
-		return nil, false
+		return false
 	}
 	if hasLines(r) {
-		return nil, false
+		return false
 	}
-	names, v, p := s.mayPublish(r)
-	if p != nil || !s.flight.enter() {
-		return nil, false
+	names, v, refused := s.mayPublish(r)
+	if refused != nil || !s.flight.enter() {
+		return false
 	}
 	defer s.flight.leave()
-	receipt, batch, p := s.publishRead(r, names, v, body, 0)
-	if p != nil {
-		return nil, false
+	receipt, batch, refused := s.publishRead(r, names, v, body, 0)
+	if refused != nil {
+		return false
 	}
-	a := w.clients
+	p := w.clients
 	b := receipt.encode(batch)
-	a.answer = append(a.answer[:0], a.head.of(r)...)
-	a.answer = append(a.answer, "Content-Length: "...)
-	a.answer = strconv.AppendInt(a.answer, int64(len(b)), 10)
-	a.answer = append(a.answer, "\r\n\r\n"...)
-	a.answer = append(a.answer, b...)
-	return a.answer, true
+	p.bytes = append(p.bytes, p.head.of(r)...)
+	p.bytes = append(p.bytes, "Content-Length: "...)
+	p.bytes = strconv.AppendInt(p.bytes, int64(len(b)), 10)
+	p.bytes = append(p.bytes, "\r\n\r\n"...)
+	p.bytes = append(p.bytes, b...)
+	return true
 }
 
 // release gives up a client's place and returns its descriptor.

@@ -38,23 +38,31 @@ const noisyBytes = 64 << 10
 // all for a moment, is in rare.
 type consumer struct {
 	// Changed with registry.mu held.
-	first   follow    // the channel that it named first
-	global  follow    // "all"
-	more    *[]follow // the others that it named; nil: none
-	gone    bool      // has left
-	blocked bool      // counted in its sides' stalled
+	first  follow    // the channel that it named first
+	global follow    // "all"
+	more   *[]follow // the others that it named; nil: none
 
 	// Set when made, then only read.
-	plain bool   // gets exactly the frames of one channel and of "all", as chunks, so that it can share the bytes of others there
-	raw   bool   // gets text and not chunks: HTTP/1.0, net/http's own chunking
 	start uint64 // the mark when it joined
 
 	// Owned by who writes: the writer, or a portable consumer's goroutine.
-	untold bool // pos is past the id that was sent last
-	pos    atomic.Uint64
+	pos atomic.Uint64
 	*rare
 
-	conn // what the reactor keeps
+	// What a writer reads for each event stands together. Owned by it.
+	fd      int32 // of the reactor; -1: it is closed
+	slot    uint32
+	full    bool // the socket has no room; its return is awaited
+	awaited bool // its logs keep for it what it has not got
+	untold  bool // pos is past the id that was sent last
+
+	// Set when made, then only read.
+	plain bool // gets exactly the frames of one channel and of "all", as chunks, so that it can share the bytes of others there
+	raw   bool // gets text and not chunks: HTTP/1.0, net/http's own chunking
+
+	// Changed with registry.mu held.
+	gone    bool // has left
+	blocked bool // counted in its sides' stalled
 }
 
 // A rare is what few consumers have, or have for a while only.
@@ -218,7 +226,7 @@ type subscription struct {
 	head     []byte // what is sent before the stream's first bytes
 	greet    bool   // the writer can send that, with its own head
 	portable bool
-	conn     conn // where the reactor serves it
+	fd       int // where the reactor serves it
 }
 
 // join makes a consumer of what is asked for and hands it to a writer. What a
@@ -226,7 +234,7 @@ type subscription struct {
 // unless the writer greets it, which costs nothing to keep. Whatever is published
 // from now on reaches the consumer.
 func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consumer, *Problem) {
-	c := &consumer{raw: s.raw, conn: s.conn}
+	c := &consumer{raw: s.raw, fd: int32(s.fd)}
 	c.plain = len(s.names) == 1 && s.filter == nil && !s.envelope && !s.raw
 	if s.id != "" || s.history > 0 || !s.greet || !c.plain {
 		c.rare = &rare{filter: s.filter, envelope: s.envelope}

@@ -138,7 +138,7 @@ func decodeBody(contentType string, query url.Values, body []byte) (events []Eve
 	if contentType == "" {
 		return nil, false, unsupported("there is no Content-Type")
 	}
-	media, params, err := mime.ParseMediaType(contentType)
+	media, params, err := mediaType(contentType)
 	if err != nil {
 		return nil, false, unsupported(fmt.Sprintf("the Content-Type %s can't be read", quote(contentType)))
 	}
@@ -175,6 +175,16 @@ func decodeBody(contentType string, query url.Values, body []byte) (events []Eve
 		return nil, false, p
 	}
 	return []Event{e}, false, nil
+}
+
+// mediaType is mime.ParseMediaType, but for what most publishers send without the
+// work of it.
+func mediaType(contentType string) (media string, params map[string]string, err error) {
+	switch contentType {
+	case "text/plain", "application/json", "application/x-ndjson", "application/x-www-form-urlencoded":
+		return contentType, nil, nil
+	}
+	return mime.ParseMediaType(contentType)
 }
 
 // unsupported refuses a content type. The header is that of RFC 9110, 15.5.16.

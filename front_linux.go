@@ -57,7 +57,7 @@ func (s *Server) front(l net.Listener) net.Listener {
 	if !ok || s.settings.portable || len(s.reactors()) == 0 {
 		return l
 	}
-	accept, err := reactor.Listen(tcp, s.settings.Timeout, roomBytes)
+	accept, err := reactor.Listen(tcp, s.settings.Timeout)
 	if err != nil {
 		s.log.Warn("connections can't be accepted by the reactor", "error", err)
 		return l

@@ -80,8 +80,8 @@ func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, names []st
 		if quiet {
 			continue
 		}
-		for _, doc := range receipt.documents() {
-			out.add(doc)
+		for _, id := range receipt.IDs {
+			out.b = append(receipt.appendDocument(out.b, id), '\n')
 		}
 		if out.flush() != nil {
 			err = io.ErrClosedPipe

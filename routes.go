@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -226,14 +225,12 @@ func (s *Server) subscription(r *http.Request) (subscription, *Problem) {
 		}
 	}
 	sub.names = names
-	if r.URL.RawQuery != "" {
-		q, p := query(r)
-		if p == nil {
-			p = sub.readQuery(q)
-		}
-		if p != nil {
-			return sub, p
-		}
+	q, p := query(r)
+	if p == nil {
+		p = sub.readQuery(q)
+	}
+	if p != nil {
+		return sub, p
 	}
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		sub.id = id
@@ -246,6 +243,9 @@ func (s *Server) subscription(r *http.Request) (subscription, *Problem) {
 
 // query returns the parameters of a request, none of which is passed over.
 func query(r *http.Request) (url.Values, *Problem) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, badRequest("the query can't be read: separate parameters by an ampersand and escape what is not a letter or digit by %")
@@ -282,28 +282,45 @@ func (sub *subscription) readQuery(q url.Values) *Problem {
 	return nil
 }
 
-// receiptDocument is the answer to a publish.
-type receiptDocument struct {
-	ID        string   `json:"id"`
-	Channels  []string `json:"channels"`
-	Consumers int      `json:"consumers"`
-}
-
-func (r Receipt) documents() []receiptDocument {
-	docs := make([]receiptDocument, len(r.IDs))
-	for i, id := range r.IDs {
-		docs[i] = receiptDocument{id, r.Channels, r.Consumers}
-	}
-	return docs
-}
-
 // encode returns the answer to a publish of one event, or of a batch.
 func (r Receipt) encode(batch bool) []byte {
-	docs := r.documents()
-	if batch {
-		return encodeAnswer(docs)
+	b := make([]byte, 0, 128)
+	if !batch {
+		return append(r.appendDocument(b, r.IDs[0]), '\n')
 	}
-	return encodeAnswer(&docs[0])
+	b = append(b, '[')
+	for i, id := range r.IDs {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = r.appendDocument(b, id)
+	}
+	return append(b, "]\n"...)
+}
+
+// appendDocument appends what is answered for one event to b.
+func (r Receipt) appendDocument(b []byte, id string) []byte {
+	b = appendText(append(b, `{"id":`...), id)
+	b = append(b, `,"channels":[`...)
+	for i, name := range r.Channels {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendText(b, name)
+	}
+	b = strconv.AppendInt(append(b, `],"consumers":`...), int64(r.Consumers), 10)
+	return append(b, '}')
+}
+
+// appendText appends a string of JSON to b.
+func appendText(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
+			text, _ := json.Marshal(s) // a string can't fail
+			return append(b, text...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // publishHandler is POST on channels.
@@ -327,7 +344,7 @@ func (s *Server) publishHandler(w http.ResponseWriter, r *http.Request) {
 
 // hasLines reports whether a request's body is lines of JSON.
 func hasLines(r *http.Request) bool {
-	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	media, _, _ := mediaType(r.Header.Get("Content-Type"))
 	return media == "application/x-ndjson"
 }
 

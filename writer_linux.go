@@ -2,6 +2,7 @@ package eventsource
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"net"
 	"runtime"
@@ -9,14 +10,6 @@ import (
 
 	"github.com/railsmechanic/eventsource/internal/reactor"
 )
-
-// conn is what the reactor keeps of a consumer. Owned by its writer.
-type conn struct {
-	fd      int32 // -1: it is closed
-	slot    uint32
-	full    bool // the socket has no room; its return is awaited
-	awaited bool // its logs keep for it what it has not got
-}
 
 // stalled is what the reactor keeps of a consumer whose socket is full, or that
 // sends something. Owned by its writer.
@@ -39,9 +32,19 @@ const (
 	eventsTogether = 16
 
 	// offersTogether is how many consumers are offered what is new before
-	// clients are listened to: a publisher does not wait for all of them to be
-	// served, and the events that it publishes meanwhile leave in one write.
+	// clients are listened to and answered: a publisher does not wait for all of
+	// them to be served, and the events that it publishes meanwhile leave in one
+	// write.
 	offersTogether = 128
+
+	// spell is how long the writer goes on before it lets other goroutines run:
+	// as long as the scheduler lets one run. Its monitor thread, which would see
+	// to that, may sleep, since the writer makes no system call that it knows of.
+	spell = 10 * time.Millisecond
+
+	// touchedTogether is how many consumers are brought into the cache at a time:
+	// few enough for them to stay in it.
+	touchedTogether = 16
 
 	// cutsTogether is how many slow consumers are cut off in one go: to free what
 	// the kernel holds for one takes as long as to serve a dozen others.
@@ -60,6 +63,7 @@ type reactorWriter struct {
 	// Owned by the goroutine of run.
 	pass    pass
 	now     int64
+	rested  int64 // when the goroutine last let others run
 	events  []reactor.Event
 	slots   []slot
 	free    []uint32 // slots without a consumer
@@ -72,6 +76,7 @@ type reactorWriter struct {
 	scratch []byte
 	shared  shared
 	counted counted
+	touched uint64 // keeps the compiler from leaving touch out
 	head    *plainHead
 
 	clients *clients
@@ -181,12 +186,15 @@ func (s *Server) nextWriter() *reactorWriter {
 // caller's when it is refused.
 func (s *Server) hold(fd int, sub subscription) *Problem {
 	w := s.nextWriter()
+	// A listener of Multipath TCP, as Go opens them, hands neither down.
+	err := reactor.LimitUnsent(fd, roomBytes)
 	if h := s.settings.Heartbeat; h > 0 {
-		if err := reactor.LimitSilence(fd, 2*h); err != nil {
-			s.log.Debug("no TCP_USER_TIMEOUT", "error", err)
-		}
+		err = errors.Join(err, reactor.LimitSilence(fd, 2*h))
 	}
-	sub.conn.fd = int32(fd)
+	if err != nil {
+		s.log.Debug("a consumer's connection has not all its limits", "error", err)
+	}
+	sub.fd = fd
 	_, p := s.registry.join(sub, w.writer, s.settings.Retry)
 	return p
 }
@@ -228,9 +236,7 @@ func (w *reactorWriter) run() {
 			w.sleeping.Store(false)
 			timeout = 0
 		}
-		consumers := w.listen(max(timeout, 0))
-		w.sleeping.Store(false)
-		if consumers {
+		if w.listen(max(timeout, 0)) {
 			w.attend()
 		}
 	}
@@ -246,8 +252,11 @@ func (w *reactorWriter) attend() {
 	w.tick()
 	for i, e := range w.events {
 		if i%eventsTogether == eventsTogether-1 {
-			if w.listen(0); w.stirred.Load() {
+			w.listen(0)
+			if w.stirred.Load() {
 				w.serve() // what is new does not wait for who was behind
+			} else {
+				w.reply()
 			}
 		}
 		w.handle(e)
@@ -275,20 +284,32 @@ func (w *reactorWriter) serve() {
 	w.take(p)
 	w.welcome()
 	w.shared.channel = nil
+	many := len(p.joins)
+	for _, s := range p.sides {
+		many += len(s.members)
+	}
+	if many > offersTogether {
+		w.reply()
+	}
 	for _, c := range p.joins {
 		w.meet(c)
 	}
 	offers := 0
 	for _, s := range p.sides {
-		for _, c := range s.members {
+		for i, c := range s.members {
+			if i%touchedTogether == 0 {
+				w.touch(s.members[i:min(i+touchedTogether, len(s.members))])
+			}
 			if !c.full && c.fd >= 0 {
-				w.offer(c, s.offered)
+				w.offer(c, s)
 				if offers++; offers%offersTogether == 0 {
 					w.listen(0)
+					w.reply()
 				}
 			}
 		}
 	}
+	w.reply()
 	for _, e := range p.ends {
 		if e.side == nil {
 			for i := range w.slots {
@@ -349,9 +370,20 @@ func (w *reactorWriter) token(c *consumer) uint64 {
 	return uint64(w.slots[c.slot].generation)<<32 | uint64(c.slot)
 }
 
+// touch reads what is needed of consumers to write to them. Each is in memory that
+// the kernel's work for others has pushed out of the cache since the last event;
+// read together, they are waited for once.
+func (w *reactorWriter) touch(consumers []*consumer) {
+	var sum uint64
+	for _, c := range consumers {
+		sum += c.pos.Load() + uint64(c.fd) + uint64(w.slots[c.slot].moved)
+	}
+	w.touched = sum
+}
+
 // offer writes everything between the consumer's cursor and the mark, with the
 // bytes of the one before it where they are the same.
-func (w *reactorWriter) offer(c *consumer, offered uint64) {
+func (w *reactorWriter) offer(c *consumer, s *side) {
 	pos := c.pos.Load()
 	if pos >= w.pass.mark {
 		return
@@ -360,13 +392,16 @@ func (w *reactorWriter) offer(c *consumer, offered uint64) {
 		w.catchUp(c, false)
 		return
 	}
-	named := c.first.side.channel
+	named := s.channel
+	if named == w.r.all {
+		named = c.first.side.channel
+	}
 	if named.last.Load() <= pos {
 		named = nil // only "all" has something
 	}
 	sh := &w.shared
 	if sh.channel == nil || sh.channel != orAll(named, w.r.all) || pos < sh.from {
-		w.assemble(named, min(pos, offered))
+		w.assemble(named, min(pos, s.offered))
 	}
 	if !sh.whole || len(sh.bytes) > batchBytes {
 		w.catchUp(c, false)

@@ -4,10 +4,8 @@ package eventsource
 
 import "net"
 
-// conn is what a reactor would keep of a consumer; there is none here.
-type conn struct{ awaited bool }
-
-// stalled is what it would keep of one whose socket is full.
+// stalled is what a reactor would keep of a consumer whose socket is full; there
+// is none here.
 type stalled struct{}
 
 type reactorWriter struct{}

@@ -34,8 +34,6 @@ type Main struct {
 	// Files are the configuration files that are read, if they are there, when
 	// --config names none; a later one wins.
 	Files []string
-	// Calm is called before a server begins; it may begin the program anew.
-	Calm func()
 
 	started bool // the command line was understood
 }
@@ -47,7 +45,6 @@ func main() {
 		Stderr: os.Stderr,
 		Env:    os.Environ(),
 		Files:  []string{"/etc/eventsource/config.yml"},
-		Calm:   calmTimers,
 	}
 	if program, err := os.Executable(); err == nil {
 		m.Files = append(m.Files, filepath.Join(filepath.Dir(program), "config.yml"))

@@ -47,9 +47,6 @@ func (m *Main) serve(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if m.Calm != nil {
-		m.Calm()
-	}
 	log := m.logger(c)
 	c.settings.Logger = log
 

@@ -2,7 +2,7 @@
 // a floor: the least that any server could do. It runs both in turn, on this
 // machine's loopback, and prints the medians.
 //
-//	go run ./internal/bench                 # all rows, about ten minutes
+//	go run ./internal/bench                 # all rows, about six minutes
 //	go run ./internal/bench -short          # smaller loads, about a minute
 //	go run ./internal/bench -rows idle,churn -server ./eventsource
 //	go run ./internal/bench floor 127.0.0.1:9000

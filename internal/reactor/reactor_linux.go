@@ -24,45 +24,135 @@ type Event struct {
 
 // A Loop waits for events on many descriptors.
 type Loop struct {
-	epoll  int
-	wakeup int // an eventfd; -1 in an inner loop
-	raw    [256]unix.EpollEvent
+	// Waited says that the last Wait had to wait, and its goroutine with it.
+	Waited bool
+
+	epoll int
+	raw   [256]unix.EpollEvent
+	n     int // of raw, after a look
+
+	// Not in an inner loop.
+	wakeup int // an eventfd
+	gate   *gate
+}
+
+// A gate is where a goroutine waits for a loop: the loop's epoll set stands in the
+// gate's, and that in the one of Go's runtime, which parks the goroutine. A thread
+// that waited in epoll_wait itself would look blocked to the runtime's monitor
+// thread, which then wakes up again and again to take its processor away.
+//
+// The loop reports to the gate once each time that it was armed (EPOLLONESHOT).
+// What happens while the goroutine is at work wakes nobody.
+type gate struct {
+	epoll *os.File
+	raw   syscall.RawConn
+	until time.Time // the deadline that was set last
+	armed bool
+	look  func(gate uintptr) bool
+	err   error // of look
 }
 
 const wakeToken = ^uint64(0)
 
 // New opens a loop, or says which limit is in the way.
 func New() (*Loop, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
+	l := &Loop{wakeup: -1}
+	var err error
+	if l.epoll, err = newEpoll(); err != nil {
+		return nil, err
 	}
-	wakeup, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		unix.Close(epoll)
-		return nil, os.NewSyscallError("eventfd", err)
-	}
-	l := &Loop{epoll: epoll, wakeup: wakeup}
-	if err := l.control(unix.EPOLL_CTL_ADD, wakeup, unix.EPOLLIN, wakeToken); err != nil {
+	if err = l.open(); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
+// open makes what is needed to wait and to wake.
+func (l *Loop) open() error {
+	gate, err := newGate(l)
+	if err != nil {
+		return err
+	}
+	l.gate = gate
+	if l.wakeup, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	return control(l.epoll, unix.EPOLL_CTL_ADD, l.wakeup, unix.EPOLLIN, wakeToken)
+}
+
+func newGate(l *Loop) (*gate, error) {
+	epoll, err := newEpoll()
+	if err != nil {
+		return nil, err
+	}
+	unix.SetNonblock(epoll, true) // which is how os learns that it can be waited for
+	g := &gate{epoll: os.NewFile(uintptr(epoll), "epoll")}
+	if err = g.epoll.SetDeadline(time.Time{}); err == nil {
+		if g.raw, err = g.epoll.SyscallConn(); err == nil {
+			err = control(epoll, unix.EPOLL_CTL_ADD, l.epoll, unix.EPOLLONESHOT, 0)
+		}
+	}
+	if err != nil {
+		g.epoll.Close()
+		return nil, err
+	}
+	g.look = func(gate uintptr) bool {
+		if g.armed {
+			var told [1]unix.EpollEvent
+			look(int(gate), told[:])
+			g.armed = false
+			if g.err = l.poll(); l.n > 0 || g.err != nil {
+				return true
+			}
+		}
+		if g.err = control(int(gate), unix.EPOLL_CTL_MOD, l.epoll, unix.EPOLLIN|unix.EPOLLONESHOT, 0); g.err != nil {
+			return true
+		}
+		g.armed = true
+		return false
+	}
+	return g, nil
+}
+
+// wait waits up to timeout until there is something in the loop, and looks at it.
+func (g *gate) wait(timeout time.Duration) error {
+	var until time.Time
+	if timeout > 0 {
+		until = time.Now().Add(timeout)
+	}
+	// To set a deadline may wake another thread.
+	if until.Sub(g.until).Abs() > time.Millisecond {
+		g.epoll.SetReadDeadline(until)
+		g.until = until
+	}
+	if err := g.raw.Read(g.look); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return g.err
+}
+
+func newEpoll() (int, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	return epoll, os.NewSyscallError("epoll_create1", err)
+}
+
 // Close closes the loop, not the descriptors in it.
 func (l *Loop) Close() {
+	if l.gate != nil {
+		l.gate.epoll.Close()
+	}
 	if l.wakeup >= 0 {
 		unix.Close(l.wakeup)
 	}
 	unix.Close(l.epoll)
 }
 
-func (l *Loop) control(op, fd int, events uint32, token uint64) error {
+func control(epoll, op, fd int, events uint32, token uint64) error {
 	ev := unix.EpollEvent{Events: events}
 	*(*uint64)(unsafe.Pointer(&ev.Fd)) = token // the kernel's epoll_data: Fd and Pad
 	for {
-		err := unix.EpollCtl(l.epoll, op, fd, &ev)
+		err := unix.EpollCtl(epoll, op, fd, &ev)
 		if err != unix.EINTR {
 			return os.NewSyscallError("epoll_ctl", err)
 		}
@@ -74,17 +164,18 @@ const always = unix.EPOLLIN | unix.EPOLLRDHUP
 // Add holds fd, which must not block, and reports what happens on it with
 // token.
 func (l *Loop) Add(fd int, token uint64) error {
-	return l.control(unix.EPOLL_CTL_ADD, fd, always, token)
+	return control(l.epoll, unix.EPOLL_CTL_ADD, fd, always, token)
 }
 
 // Inner opens a loop within l, which reports with token, as Readable, that
-// something has happened in it. Only l can be woken.
+// something has happened in it. It can be looked at, with a timeout of 0, and
+// neither waited for nor woken.
 func (l *Loop) Inner(token uint64) (*Loop, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	epoll, err := newEpoll()
 	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
+		return nil, err
 	}
-	if err := l.control(unix.EPOLL_CTL_ADD, epoll, unix.EPOLLIN, token); err != nil {
+	if err := control(l.epoll, unix.EPOLL_CTL_ADD, epoll, unix.EPOLLIN, token); err != nil {
 		unix.Close(epoll)
 		return nil, err
 	}
@@ -93,7 +184,7 @@ func (l *Loop) Inner(token uint64) (*Loop, error) {
 
 // Remove lets go of fd, which stays open.
 func (l *Loop) Remove(fd int) error {
-	return l.control(unix.EPOLL_CTL_DEL, fd, 0, 0)
+	return control(l.epoll, unix.EPOLL_CTL_DEL, fd, 0, 0)
 }
 
 // Writable has the loop report that fd has room, or no longer.
@@ -102,29 +193,27 @@ func (l *Loop) Writable(fd int, token uint64, on bool) error {
 	if on {
 		events |= unix.EPOLLOUT
 	}
-	return l.control(unix.EPOLL_CTL_MOD, fd, events, token)
+	return control(l.epoll, unix.EPOLL_CTL_MOD, fd, events, token)
 }
 
 // Wait appends what happened to events. It waits up to timeout, for ever if
-// that is negative, and returns at once for Wake.
+// that is negative, and returns at once for Wake. It may return early, with
+// nothing.
 func (l *Loop) Wait(events []Event, timeout time.Duration) ([]Event, error) {
-	ms := -1
-	if timeout >= 0 {
-		ms = int((timeout + time.Millisecond - 1) / time.Millisecond)
-	}
-	n, err := unix.EpollWait(l.epoll, l.raw[:], ms)
-	if err == unix.EINTR {
-		return events, nil
+	err := l.poll()
+	l.Waited = l.n == 0 && err == nil && timeout != 0
+	if l.Waited {
+		err = l.gate.wait(timeout)
 	}
 	if err != nil {
-		return events, os.NewSyscallError("epoll_wait", err)
+		return events, err
 	}
-	for i := range l.raw[:n] {
+	for i := range l.raw[:l.n] {
 		ev := &l.raw[i]
 		token := *(*uint64)(unsafe.Pointer(&ev.Fd))
 		if token == wakeToken {
 			var b [8]byte
-			unix.Read(l.wakeup, b[:])
+			Read(l.wakeup, b[:])
 			continue
 		}
 		events = append(events, Event{
@@ -137,10 +226,30 @@ func (l *Loop) Wait(events []Event, timeout time.Duration) ([]Event, error) {
 	return events, nil
 }
 
+// poll looks at what has happened.
+func (l *Loop) poll() error {
+	n, err := look(l.epoll, l.raw[:])
+	l.n = n
+	return err
+}
+
+// look is epoll_wait without waiting. It can't block, so the scheduler is not told
+// of it (Write).
+func look(epoll int, events []unix.EpollEvent) (int, error) {
+	n, _, err := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if err == unix.EINTR {
+		return 0, nil
+	}
+	if err != 0 {
+		return 0, os.NewSyscallError("epoll_pwait", err)
+	}
+	return int(n), nil
+}
+
 // Wake makes a Wait return, this one or the next. Safe for concurrent use.
 func (l *Loop) Wake() {
 	some := [8]byte{1} // a number above 0 in either byte order, as eventfd wants
-	unix.Write(l.wakeup, some[:])
+	Write(l.wakeup, some[:])
 }
 
 // Control calls f with the descriptor of a connection or a listener, which stays
@@ -161,6 +270,12 @@ func LimitSilence(fd int, idle time.Duration) error {
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(idle/time.Millisecond)))
 }
 
+// LimitUnsent sets about how many bytes the kernel takes for fd that it can't send
+// yet (TCP_NOTSENT_LOWAT). What is in flight has no limit by it.
+func LimitUnsent(fd, bytes int) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes))
+}
+
 // A Listener accepts descriptors.
 type Listener struct {
 	f   *os.File // a duplicate: the net package's own can't be waited for
@@ -168,15 +283,13 @@ type Listener struct {
 }
 
 // Listen accepts the connections of l in its place: without delay (TCP_NODELAY),
-// only when something has come over them, or nothing for about silent
-// (TCP_DEFER_ACCEPT), and with no more than about unsent bytes of each in the
-// kernel that could not be sent yet (TCP_NOTSENT_LOWAT). Both have to be closed.
-func Listen(l *net.TCPListener, silent time.Duration, unsent int) (*Listener, error) {
+// and only when something has come over them, or nothing for about silent
+// (TCP_DEFER_ACCEPT). Both have to be closed.
+func Listen(l *net.TCPListener, silent time.Duration) (*Listener, error) {
 	seconds := int((silent + time.Second - 1) / time.Second)
 	err := Control(l, func(fd int) error {
 		return os.NewSyscallError("setsockopt", errors.Join(
 			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), // its connections inherit it
-			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent),
 			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds)))
 	})
 	if err != nil {
@@ -304,15 +417,15 @@ func Write(fd int, b []byte) (n int, full bool, err error) {
 // side has closed its half or reset. It does not wait.
 func Read(fd int, b []byte) (n int, closed bool) {
 	for {
-		n, err := unix.Read(fd, b)
+		n, _, err := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			return 0, false
-		case err != nil || n == 0:
+		case err != 0 || n == 0:
 			return 0, true
 		default:
-			return n, false
+			return int(n), false
 		}
 	}
 }

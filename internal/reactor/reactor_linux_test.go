@@ -3,9 +3,12 @@ package reactor
 import (
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const long = 10 * time.Second
@@ -115,4 +118,86 @@ func TestWakeEndsThisWaitOrTheNext(t *testing.T) {
 		}
 	}
 	t.Error("one wake-up ends every wait")
+}
+
+func TestWhatHappensWhileNobodyWaitsWakesTheNextWait(t *testing.T) {
+	l, fd, peer := held(t, 1)
+	expect(t, l, 20*time.Millisecond) // the gate stays armed
+	peer.Write([]byte("x"))
+	time.Sleep(10 * time.Millisecond)
+	expect(t, l, long, Event{Token: 1, Readable: true})
+	drained(t, fd, 1, false)
+	for range 100 {
+		go peer.Write([]byte("x"))
+		expect(t, l, long, Event{Token: 1, Readable: true})
+		drained(t, fd, 1, false)
+	}
+}
+
+func TestTheGateIsShutWhileItsGoroutineIsAtWork(t *testing.T) {
+	l, _, peer := held(t, 1)
+	time.AfterFunc(10*time.Millisecond, func() { peer.Write([]byte("x")) })
+	expect(t, l, long, Event{Token: 1, Readable: true})
+	peer.Write([]byte("y"))
+	time.Sleep(10 * time.Millisecond)
+	must(0, l.gate.raw.Control(func(gate uintptr) {
+		if n := must(look(int(gate), make([]unix.EpollEvent, 1))); n > 0 {
+			t.Error("Go's own epoll set is told of what nobody waits for")
+		}
+	}))
+}
+
+func TestTimeoutsAreThoseOfEachWait(t *testing.T) {
+	l, _, _ := held(t, 1)
+	time.AfterFunc(10*time.Millisecond, l.Wake)
+	expect(t, l, long)
+	for _, timeout := range []time.Duration{200 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond} {
+		begin := time.Now()
+		expect(t, l, timeout)
+		if took := time.Since(begin); took < timeout-2*time.Millisecond || took > timeout+150*time.Millisecond {
+			t.Errorf("a wait of %v took %v", timeout, took)
+		}
+	}
+}
+
+func TestAnInnerLoopIsToldOfByTheOuter(t *testing.T) {
+	outer := must(New())
+	defer outer.Close()
+	inner := must(outer.Inner(9))
+	defer inner.Close()
+	fd, peer := pair()
+	defer Close(fd)
+	defer peer.Close()
+	must(0, inner.Add(fd, 1))
+	expect(t, outer, 0)
+	peer.Write([]byte("x"))
+	expect(t, outer, long, Event{Token: 9, Readable: true})
+	expect(t, inner, 0, Event{Token: 1, Readable: true})
+	drained(t, fd, 1, false)
+	expect(t, inner, 0)
+	expect(t, outer, 0)
+}
+
+func TestAnAcceptedConnectionHasItsLimits(t *testing.T) {
+	l := must(net.Listen("tcp", "127.0.0.1:0")).(*net.TCPListener)
+	defer l.Close()
+	accept := must(Listen(l, time.Second))
+	defer accept.Close()
+	peer := must(net.Dial("tcp", l.Addr().String()))
+	defer peer.Close()
+	peer.Write([]byte("x"))
+	var fds [1]int
+	var peers [1]netip.AddrPort
+	must(accept.Accept(fds[:], peers[:]))
+	defer Close(fds[0])
+	if got := peers[0].String(); got != peer.LocalAddr().String() {
+		t.Errorf("the other side is %s, not %s", got, peer.LocalAddr())
+	}
+	must(0, LimitUnsent(fds[0], 12345))
+	must(0, LimitSilence(fds[0], 67*time.Second))
+	for name, want := range map[int]int{unix.TCP_NODELAY: 1, unix.TCP_NOTSENT_LOWAT: 12345, unix.TCP_USER_TIMEOUT: 67_000} {
+		if got := must(unix.GetsockoptInt(fds[0], unix.IPPROTO_TCP, name)); got != want {
+			t.Errorf("option %d is %d, not %d", name, got, want)
+		}
+	}
 }
