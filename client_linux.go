@@ -24,7 +24,7 @@ const (
 )
 
 // A client is a connection whose requests the reactor reads: one that publishes,
-// or that has not said yet what it wants. Its writer answers what it publishes
+// or that has not said yet what it wants. Its writer publishes for it
 // between two passes: that costs neither a goroutine nor a wake-up, and events
 // don't come faster than they are offered. Who asks for a stream becomes a
 // consumer. Every other request, and what is to be refused, is passed on to

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -478,4 +480,36 @@ func FuzzFront(f *testing.F) {
 			t.Errorf("net/http refuses %q", text)
 		}
 	})
+}
+
+// The kernel gives up a consumer that acknowledges nothing, and holds little that it
+// can't send. A listener may not hand that down, so it is read from the sockets.
+func TestConsumersHaveTheLimitsOfTheKernel(t *testing.T) {
+	n := newNode(t, &eventsource.Settings{Heartbeat: 7 * time.Second})
+	n.follow(t, "/news")
+	found := 0
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		fd, _ := strconv.Atoi(f.Name())
+		local, err := unix.Getsockname(fd)
+		in, ok := local.(*unix.SockaddrInet4)
+		if err != nil || !ok || !strings.HasSuffix(n.addr, ":"+strconv.Itoa(in.Port)) {
+			continue
+		}
+		if _, err := unix.Getpeername(fd); err != nil {
+			continue // the listener
+		}
+		found++
+		for option, want := range map[int]int{unix.TCP_NODELAY: 1, unix.TCP_NOTSENT_LOWAT: 32 << 10, unix.TCP_USER_TIMEOUT: 14_000} {
+			if got, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, option); got != want {
+				t.Errorf("option %d of a consumer's socket is %d, not %d: %v", option, got, want, err)
+			}
+		}
+	}
+	if found != 1 {
+		t.Errorf("%d sockets of consumers were found", found)
+	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync/atomic"
@@ -127,24 +128,18 @@ func runResume(b *bed) (sample, error) {
 		followers[i].of = of
 	}
 	r := &reader{requests: subscribeRequests(1), window: 64, abort: true, followers: followers}
-	if err := r.open(server.addr, n); err != nil {
+	if err := r.follow(server.addr, n); err != nil {
 		return nil, err
 	}
-	err = r.connected()
-	if err == nil {
-		err = pub.publish(channelName(0), of.cut, 100)
-	}
+	err = pub.publish(channelName(0), of.cut, 100)
 	if err == nil && !await(of.named.Load, int64(n), patience) {
 		err = fmt.Errorf("%d of %d consumers got no event with an id", int64(n)-of.named.Load(), n)
 	}
 	time.Sleep(b.scale.settle / 4)
 	idle, usageErr := server.usage()
 	r.close()
-	if err != nil {
+	if err = errors.Join(err, usageErr); err != nil {
 		return nil, err
-	}
-	if usageErr != nil {
-		return nil, usageErr
 	}
 
 	for i := range int64(missed) {
@@ -162,23 +157,16 @@ func runResume(b *bed) (sample, error) {
 	server.forgetPeak()
 	start := now()
 	r = &reader{requests: requests, window: n, abort: true, followers: followers}
-	if err := r.open(server.addr, n); err != nil {
+	if err := r.follow(server.addr, n); err != nil {
 		return nil, err
 	}
-	err = r.connected()
 	await(of.delivered.Load, int64(n)*missed, patience)
 	await(of.complete.Load, int64(n), patience)
-	if err == nil {
-		time.Sleep(100 * time.Millisecond) // for what should not come
-		err = r.err()
-	}
-	after, usageErr := server.usage()
+	time.Sleep(100 * time.Millisecond) // for what should not come
+	after, err := server.usage()
 	r.close()
-	if err != nil {
+	if err = errors.Join(err, r.err()); err != nil {
 		return nil, err
-	}
-	if usageErr != nil {
-		return nil, usageErr
 	}
 	s := sample{
 		"seconds": time.Duration(of.last.Load() - start).Seconds(),

@@ -33,23 +33,23 @@ type Loop struct {
 
 	// Not in an inner loop.
 	wakeup int // an eventfd
-	gate   *gate
+	bell   *bell
 }
 
-// A gate is where a goroutine waits for a loop: the loop's epoll set stands in the
-// gate's, and that in the one of Go's runtime, which parks the goroutine. A thread
-// that waited in epoll_wait itself would look blocked to the runtime's monitor
+// A bell wakes the goroutine that waits for a loop: the loop's epoll set stands in
+// the bell's, and that in the one of Go's runtime, which parks the goroutine. A
+// thread that waited in epoll_wait itself would look blocked to the runtime's monitor
 // thread, which then wakes up again and again to take its processor away.
 //
-// The loop reports to the gate once each time that it was armed (EPOLLONESHOT).
-// What happens while the goroutine is at work wakes nobody.
-type gate struct {
+// It rings once each time that it was armed (EPOLLONESHOT). What happens while the
+// goroutine is at work wakes nobody.
+type bell struct {
 	epoll *os.File
 	raw   syscall.RawConn
 	until time.Time // the deadline that was set last
 	armed bool
-	look  func(gate uintptr) bool
-	err   error // of look
+	rung  func(epoll uintptr) bool // reports whether there is something, and arms it if not
+	err   error                    // of rung
 }
 
 const wakeToken = ^uint64(0)
@@ -70,66 +70,66 @@ func New() (*Loop, error) {
 
 // open makes what is needed to wait and to wake.
 func (l *Loop) open() error {
-	gate, err := newGate(l)
+	bell, err := newBell(l)
 	if err != nil {
 		return err
 	}
-	l.gate = gate
+	l.bell = bell
 	if l.wakeup, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return os.NewSyscallError("eventfd", err)
 	}
 	return control(l.epoll, unix.EPOLL_CTL_ADD, l.wakeup, unix.EPOLLIN, wakeToken)
 }
 
-func newGate(l *Loop) (*gate, error) {
+func newBell(l *Loop) (*bell, error) {
 	epoll, err := newEpoll()
 	if err != nil {
 		return nil, err
 	}
 	unix.SetNonblock(epoll, true) // which is how os learns that it can be waited for
-	g := &gate{epoll: os.NewFile(uintptr(epoll), "epoll")}
-	if err = g.epoll.SetDeadline(time.Time{}); err == nil {
-		if g.raw, err = g.epoll.SyscallConn(); err == nil {
+	b := &bell{epoll: os.NewFile(uintptr(epoll), "epoll")}
+	if err = b.epoll.SetDeadline(time.Time{}); err == nil {
+		if b.raw, err = b.epoll.SyscallConn(); err == nil {
 			err = control(epoll, unix.EPOLL_CTL_ADD, l.epoll, unix.EPOLLONESHOT, 0)
 		}
 	}
 	if err != nil {
-		g.epoll.Close()
+		b.epoll.Close()
 		return nil, err
 	}
-	g.look = func(gate uintptr) bool {
-		if g.armed {
+	b.rung = func(epoll uintptr) bool {
+		if b.armed {
 			var told [1]unix.EpollEvent
-			look(int(gate), told[:])
-			g.armed = false
-			if g.err = l.poll(); l.n > 0 || g.err != nil {
+			look(int(epoll), told[:])
+			b.armed = false
+			if b.err = l.poll(); l.n > 0 || b.err != nil {
 				return true
 			}
 		}
-		if g.err = control(int(gate), unix.EPOLL_CTL_MOD, l.epoll, unix.EPOLLIN|unix.EPOLLONESHOT, 0); g.err != nil {
+		if b.err = control(int(epoll), unix.EPOLL_CTL_MOD, l.epoll, unix.EPOLLIN|unix.EPOLLONESHOT, 0); b.err != nil {
 			return true
 		}
-		g.armed = true
+		b.armed = true
 		return false
 	}
-	return g, nil
+	return b, nil
 }
 
 // wait waits up to timeout until there is something in the loop, and looks at it.
-func (g *gate) wait(timeout time.Duration) error {
+func (b *bell) wait(timeout time.Duration) error {
 	var until time.Time
 	if timeout > 0 {
 		until = time.Now().Add(timeout)
 	}
 	// To set a deadline may wake another thread.
-	if until.Sub(g.until).Abs() > time.Millisecond {
-		g.epoll.SetReadDeadline(until)
-		g.until = until
+	if until.Sub(b.until).Abs() > time.Millisecond {
+		b.epoll.SetReadDeadline(until)
+		b.until = until
 	}
-	if err := g.raw.Read(g.look); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := b.raw.Read(b.rung); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
-	return g.err
+	return b.err
 }
 
 func newEpoll() (int, error) {
@@ -139,8 +139,8 @@ func newEpoll() (int, error) {
 
 // Close closes the loop, not the descriptors in it.
 func (l *Loop) Close() {
-	if l.gate != nil {
-		l.gate.epoll.Close()
+	if l.bell != nil {
+		l.bell.epoll.Close()
 	}
 	if l.wakeup >= 0 {
 		unix.Close(l.wakeup)
@@ -203,7 +203,7 @@ func (l *Loop) Wait(events []Event, timeout time.Duration) ([]Event, error) {
 	err := l.poll()
 	l.Waited = l.n == 0 && err == nil && timeout != 0
 	if l.Waited {
-		err = l.gate.wait(timeout)
+		err = l.bell.wait(timeout)
 	}
 	if err != nil {
 		return events, err
@@ -282,15 +282,12 @@ type Listener struct {
 	raw syscall.RawConn
 }
 
-// Listen accepts the connections of l in its place: without delay (TCP_NODELAY),
-// and only when something has come over them, or nothing for about silent
-// (TCP_DEFER_ACCEPT). Both have to be closed.
+// Listen accepts the connections of l in its place, when something has come over
+// them, or nothing for about silent (TCP_DEFER_ACCEPT). Both have to be closed.
 func Listen(l *net.TCPListener, silent time.Duration) (*Listener, error) {
 	seconds := int((silent + time.Second - 1) / time.Second)
 	err := Control(l, func(fd int) error {
-		return os.NewSyscallError("setsockopt", errors.Join(
-			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), // its connections inherit it
-			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds)))
+		return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds))
 	})
 	if err != nil {
 		return nil, err
@@ -310,8 +307,9 @@ func Listen(l *net.TCPListener, silent time.Duration) (*Listener, error) {
 // Close ends Accept.
 func (l *Listener) Close() error { return l.f.Close() }
 
-// Accept waits for connections and stores their descriptors, which do not block,
-// and the addresses of the other sides. There may be some with an error, too.
+// Accept waits for connections and stores their descriptors, which neither block nor
+// delay (TCP_NODELAY, which those don't inherit that came before Listen), and the
+// addresses of the other sides. There may be some with an error, too.
 func (l *Listener) Accept(fds []int, peers []netip.AddrPort) (n int, err error) {
 	var failed error
 	err = l.raw.Read(func(listener uintptr) bool {
@@ -319,6 +317,7 @@ func (l *Listener) Accept(fds []int, peers []netip.AddrPort) (n int, err error) 
 			fd, peer, err := unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			switch err {
 			case nil:
+				unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 				fds[n], peers[n] = fd, addrPort(peer)
 				n++
 			case unix.EAGAIN:

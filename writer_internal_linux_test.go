@@ -194,3 +194,34 @@ func TestSilentClientsAreClosed(t *testing.T) {
 		}
 	}
 }
+
+// Who publishes to few hears back when they have the event; who publishes to many,
+// before. Here the publisher shares the first consumer's connection, which shows.
+func TestAnswersComeAfterFewDeliveriesAndBeforeMany(t *testing.T) {
+	for consumers, after := range map[int]bool{offersTogether: true, offersTogether + 1: false} {
+		w, connect := idleWriter(t)
+		first, peer := connect()
+		for fd := first; consumers > 0; consumers-- {
+			sub := subscription{names: []string{"a"}, greet: true, fd: fd}
+			if _, p := w.s.registry.join(sub, w.writer, time.Second); p != nil {
+				t.Fatal(p)
+			}
+			if consumers > 1 {
+				fd, _ = connect()
+			}
+		}
+		w.serve()
+		shared, err := unix.FcntlInt(uintptr(first), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.arrives(shared, somePublish)
+		w.serve()
+		b := make([]byte, 8192)
+		n, err := peer.Read(b)
+		answer, event := strings.Index(string(b[:n]), " 201 "), strings.Index(string(b[:n]), "data: x")
+		if answer < 0 || event < 0 || (answer > event) != after {
+			t.Errorf("the answer is at %d, the event at %d, which is to come first: %v; %v", answer, event, after, err)
+		}
+	}
+}
