@@ -37,10 +37,12 @@ const (
 	// write.
 	offersTogether = 128
 
-	// spell is how long the writer goes on before it lets other goroutines run:
-	// as long as the scheduler lets one run. Its monitor thread, which would see
-	// to that, may sleep, since the writer makes no system call that it knows of.
-	spell = 10 * time.Millisecond
+	// spell is how long the writer goes on before it lets other goroutines run.
+	// The scheduler's monitor thread, which would see to that, may sleep, since
+	// the writer makes no system call that it knows of. To step aside wakes a
+	// thread that finds nothing to do and takes time from whoever reads the
+	// events: a spell is longer than a pass over some thousand consumers.
+	spell = 30 * time.Millisecond
 
 	// touchedTogether is how many consumers are brought into the cache at a time:
 	// few enough for them to stay in it.
