@@ -116,10 +116,10 @@ type Feed interface {
 type memory struct {
 	// Set when made.
 	feed  Feed
-	keys  int
 	since time.Time // without a monotonic reading
 
 	mu     sync.Mutex // held over Deliver
+	keys   int        // that are remembered at once
 	seq    uint64
 	closed bool
 	kept   map[string]remembered // by Record.Key
@@ -202,6 +202,13 @@ func (m *memory) Publish(_ context.Context, r *Record) (Kept, error) {
 		m.held += len(ids)
 	}
 	return Kept{Seq: r.Seq, Time: r.Time}, nil
+}
+
+// remember sets how many keys are remembered at once.
+func (m *memory) remember(keys int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.keys = keys
 }
 
 // forget drops the keys whose time is over.

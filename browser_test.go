@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/internal/browsertest"
 )
 
 // followingPage follows what its query names and notes what its EventSource
@@ -37,41 +37,16 @@ type page struct {
 // browse has a page of its own browser follow a stream.
 func browse(t *testing.T, stream string) *page {
 	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
-		if p, err := exec.LookPath(name); err == nil && path == "" {
-			path = p
-		}
-	}
-	if path == "" {
-		skip(t, "Chromium is not installed")
-	}
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		fmt.Fprint(w, followingPage)
 	}))
 	t.Cleanup(origin.Close)
-	ctx, cancel := chromedp.NewExecAllocator(context.Background(),
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.WSURLReadTimeout(30*time.Second),
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-dev-shm-usage", true),
-		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-extensions", true))
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	t.Cleanup(func() {
-		// The browser ends before its directory is removed.
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		if err := chromedp.Cancel(ctx); err != nil {
-			t.Log("the browser did not end by itself:", err)
-		}
-	})
-	if err := chromedp.Do(ctx, chromedp.Navigate(origin.URL+"/?follow="+stream)); err != nil {
-		t.Fatal("the browser does not show the page:", err)
-	}
-	return &page{t, ctx}
+	return show(t, origin.URL+"/?follow="+stream)
 }
+
+// show shows a page in a browser of its own.
+func show(t *testing.T, url string) *page { return &page{t, browsertest.Show(t, url)} }
 
 // told returns what the page has noted.
 func (p *page) told() []string {

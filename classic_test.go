@@ -207,6 +207,11 @@ func TestSettingsThatCantBeUsedAreRefused(t *testing.T) {
 		{eventsource.Settings{CorsAllowOrigin: "https://a.example/path"}, "cors.allow_origin: "},
 		{eventsource.Settings{CorsAllowOrigin: "https://a.example, https://b.example/path"}, "b.example/path"},
 		{eventsource.Settings{CorsAllowOrigin: "*", CorsAllowCredentials: true}, "cors.allow_credentials: "},
+		{eventsource.Settings{CorsAllowOrigin: "null", CorsAllowCredentials: true}, "cors.allow_credentials: "},
+		{eventsource.Settings{CorsAllowOrigin: "https://a.example, b.example", CorsAllowCredentials: true}, "give it with its scheme, https://b.example"},
+		{eventsource.Settings{Public: []string{"users.joe"}}, "public: "},
+		{eventsource.Settings{Public: []string{"users.*"}}, "private"},
+		{eventsource.Settings{CorsAllowOrigin: "https://a.example, null", CorsAllowCredentials: true}, "cors.allow_credentials: "},
 		{eventsource.Settings{CorsAllowMethod: []string{"GET, POST"}}, "cors.allow_method: "},
 		{eventsource.Settings{CorsAllowHeaders: []string{""}}, "cors.allow_headers: "},
 		{eventsource.Settings{Headers: map[string]string{"content-type": "x"}}, "headers: "},
@@ -224,7 +229,7 @@ func TestSettingsThatCantBeUsedAreRefused(t *testing.T) {
 	if every == nil || !strings.Contains(every.Error(), "port: ") || !strings.Contains(every.Error(), "drain: ") {
 		t.Errorf("not every reason is told: %v", every)
 	}
-	good := eventsource.Settings{Heartbeat: -1, History: eventsource.History{Events: -1, Age: -1}, Public: []string{"*", "a.*", "users.joe"},
+	good := eventsource.Settings{Heartbeat: -1, History: eventsource.History{Events: -1, Age: -1}, Public: []string{"*", "a.*", "users"},
 		CorsAllowOrigin: "https://a.example:8443,null", BasePath: "/subscribe"}
 	if err := good.Validate(); err != nil {
 		t.Errorf("good ones are refused: %v", err)

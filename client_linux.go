@@ -222,7 +222,7 @@ func (w *reactorWriter) settled(place uint32) bool {
 // are due; false when it is not the reactor's to judge, and nothing is published.
 func (w *reactorWriter) published(r *http.Request, body []byte) bool {
 	s := w.s
-	if !s.publishesAtOnce() || !s.isChannel(r, nil) || s.isEndpoint(r) || int64(len(body)) > s.settings.Limits.Body {
+	if !s.publishesAtOnce() || !s.isChannel(r, nil) || s.isEndpoint(r) || int64(len(body)) > s.limits().Body {
 		return false
 	}
 	if len(body) > batchRequestBytes && firstByte(body) == '[' {
@@ -231,12 +231,12 @@ func (w *reactorWriter) published(r *http.Request, body []byte) bool {
 	if hasLines(r) {
 		return false
 	}
-	names, v, refused := s.mayPublish(r)
+	by, refused := s.mayPublish(r, true)
 	if refused != nil || !s.flight.enter() {
 		return false
 	}
 	defer s.flight.leave()
-	receipt, batch, refused := s.publishRead(r, names, v, body, 0)
+	receipt, batch, refused := s.publishRead(r, by, body, 0)
 	if refused != nil {
 		return false
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,8 @@ const (
 	endClosed   = "closed"   // its channel was deleted
 	endSlow     = "slow"     // it made no progress, or fell behind what is kept
 	endDraining = "draining" // the server shuts down
+	endExpired  = "expired"  // its token ended
+	endRevoked  = "revoked"  // its token is gone, or grants it no longer
 	endGone     = "gone"     // the other side went away
 	endNoisy    = "noisy"    // it sent what no consumer sends
 )
@@ -38,9 +41,9 @@ const noisyBytes = 64 << 10
 // all for a moment, is in rare.
 type consumer struct {
 	// Changed with registry.mu held.
-	first  follow    // the channel that it named first
-	global follow    // "all"
-	more   *[]follow // the others that it named; nil: none
+	first  follow // the channel that it named first
+	global follow // "all"
+	wider  *wider // nil: it named one channel, and came without a token
 
 	// Set when made, then only read.
 	start uint64 // the mark when it joined
@@ -58,11 +61,29 @@ type consumer struct {
 
 	// Set when made, then only read.
 	plain bool // gets exactly the frames of one channel and of "all", as chunks, so that it can share the bytes of others there
+	hides bool // gets nothing private by "*"; is not plain
 	raw   bool // gets text and not chunks: HTTP/1.0, net/http's own chunking
 
 	// Changed with registry.mu held.
 	gone    bool // has left
 	blocked bool // counted in its sides' stalled
+}
+
+// A wider is what a consumer has that followed several channels or came with a
+// token. Changed with registry.mu held.
+type wider struct {
+	follows  []follow   // the channels that it named after the first
+	identity *identity  // its token's; nil: it came without
+	place    int        // in registry.expiries; -1: its token never ends
+	address  netip.Addr // that it is counted for; the zero one: for none
+}
+
+// identity returns whose token the consumer came with, nil without one.
+func (c *consumer) identity() *identity {
+	if c.wider == nil {
+		return nil
+	}
+	return c.wider.identity
 }
 
 // A rare is what few consumers have, or have for a while only.
@@ -75,7 +96,7 @@ type rare struct {
 	wake     chan struct{} // of a portable consumer: there may be something to write
 	gap      string        // what the stream's first event says of a gap; "" none
 
-	ending atomic.Pointer[string] // why a portable consumer is to end
+	ending atomic.Pointer[lastWords] // of a portable consumer that is to end
 
 	// Owned by who writes.
 	pending []byte // what is to be sent before everything else: the rest of a short write, what a stream begins with
@@ -94,14 +115,23 @@ func (c *consumer) logs(yield func(*follow) bool) {
 	if !yield(&c.first) {
 		return
 	}
-	if c.more != nil {
-		for i := range *c.more {
-			if !yield(&(*c.more)[i]) {
+	if c.wider != nil {
+		for i := range c.wider.follows {
+			if !yield(&c.wider.follows[i]) {
 				return
 			}
 		}
 	}
 	yield(&c.global)
+}
+
+// named yields the channels and wildcards that the consumer named.
+func (c *consumer) named(yield func(string) bool) {
+	for l := range c.logs {
+		if name := l.side.channel.name; name != globalName && !yield(name) {
+			return
+		}
+	}
 }
 
 // follows reports whether the consumer follows name by name.
@@ -120,6 +150,9 @@ func (c *consumer) wants(f *frame) bool {
 	if e := f.expires.Load(); e != 0 && e < c.joined {
 		return false
 	}
+	if !c.mayKnow(f) {
+		return false
+	}
 	if c.filter == nil {
 		return true
 	}
@@ -128,6 +161,31 @@ func (c *consumer) wants(f *frame) bool {
 		typ = "message"
 	}
 	return slices.Contains(c.filter, typ) || strings.HasPrefix(typ, reservedType)
+}
+
+// mayKnow reports whether the consumer may be told that there is an event.
+func (c *consumer) mayKnow(f *frame) bool { return !c.hides || c.sees(f) }
+
+// sees reports whether one of an event's channels is not private, or followed by
+// its name or a wildcard that is private itself.
+func (c *consumer) sees(f *frame) bool {
+	for name := range strings.SplitSeq(f.channels, ",") {
+		if !private(name) || c.owns(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// owns reports whether the consumer follows a private channel otherwise than by
+// "*".
+func (c *consumer) owns(name string) bool {
+	for l := range c.logs {
+		if own := l.side.channel.name; private(own) && covers(own, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // collect appends to frames what the consumer has not had up to mark, in order
@@ -193,7 +251,7 @@ func (c *consumer) came(f *frame) string {
 	channels := strings.Split(f.channels, ",")
 	for l := range c.logs {
 		for _, name := range channels {
-			if covers(l.side.channel.name, name) {
+			if covers(l.side.channel.name, name) && !(c.hides && private(name) && !c.owns(name)) {
 				return name
 			}
 		}
@@ -201,9 +259,16 @@ func (c *consumer) came(f *frame) string {
 	return channels[0]
 }
 
+// lastWords are why a portable consumer is to end, and up to where it gets what was
+// published before.
+type lastWords struct {
+	reason string
+	mark   uint64
+}
+
 // end makes a portable consumer's goroutine end the stream.
-func (c *consumer) end(reason string) {
-	c.ending.CompareAndSwap(nil, &reason)
+func (c *consumer) end(reason string, mark uint64) {
+	c.ending.CompareAndSwap(nil, &lastWords{reason, mark})
 	c.rouse()
 }
 
@@ -227,6 +292,12 @@ type subscription struct {
 	greet    bool   // the writer can send that, with its own head
 	portable bool
 	fd       int // where the reactor serves it
+
+	identity *identity  // of who asks; nil: it came without a token
+	hides    bool       // "*" leaves out what is private
+	policy   *policy    // that it was judged by; nil: a program asks
+	undo     func()     // takes back what it counts for its rate
+	address  netip.Addr // that it is counted for; the zero one: for none
 }
 
 // join makes a consumer of what is asked for and hands it to a writer. What a
@@ -234,8 +305,11 @@ type subscription struct {
 // unless the writer greets it, which costs nothing to keep. Whatever is published
 // from now on reaches the consumer.
 func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consumer, *Problem) {
-	c := &consumer{raw: s.raw, fd: int32(s.fd)}
-	c.plain = len(s.names) == 1 && s.filter == nil && !s.envelope && !s.raw
+	c := &consumer{raw: s.raw, hides: s.hides, fd: int32(s.fd)}
+	c.plain = len(s.names) == 1 && s.filter == nil && !s.envelope && !s.raw && !s.hides
+	if s.identity != nil || len(s.names) > 1 || s.address.IsValid() {
+		c.wider = &wider{identity: s.identity, place: -1, address: s.address}
+	}
 	if s.id != "" || s.history > 0 || !s.greet || !c.plain {
 		c.rare = &rare{filter: s.filter, envelope: s.envelope}
 		if s.portable {
@@ -247,7 +321,11 @@ func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consum
 		r.mu.Unlock()
 		return nil, drainingProblem(retry)
 	}
-	if p := r.fullLocked(s.names, retry); p != nil {
+	if s.policy != nil && s.policy.number < r.policy.number && !r.policy.permits(s.identity, slices.Values(s.names), s.hides) {
+		r.mu.Unlock() // a reload came between
+		return nil, unknownToken("the token was revoked: send one that this server was given")
+	}
+	if p := r.fullLocked(&s, retry); p != nil {
 		r.mu.Unlock()
 		return nil, p
 	}
@@ -261,6 +339,10 @@ func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consum
 	// Until the writer has met it, the consumer is one whose socket is full.
 	c.blockLocked()
 	r.consumers++
+	if s.address.IsValid() {
+		r.addresses[s.address]++
+	}
+	r.expireAtLocked(c)
 	if byName {
 		r.byName++
 	}
@@ -292,8 +374,7 @@ func (r *registry) followLocked(c *consumer, names []string, w *writer) (byName 
 		return follow{side: s, index: -1}
 	}
 	if len(names) > 1 {
-		more := make([]follow, 0, len(names)-1)
-		c.more = &more
+		c.wider.follows = make([]follow, 0, len(names)-1)
 	}
 	for i, name := range names {
 		ch := r.findLocked(name)
@@ -304,7 +385,7 @@ func (r *registry) followLocked(c *consumer, names []string, w *writer) (byName 
 		if i == 0 {
 			c.first = take(ch)
 		} else {
-			*c.more = append(*c.more, take(ch))
+			c.wider.follows = append(c.wider.follows, take(ch))
 		}
 	}
 	c.global = take(r.all)
@@ -328,8 +409,8 @@ func (r *registry) beginLocked(c *consumer, s *subscription, mark uint64) uint64
 			return from
 		}
 		oldest := ""
-		if len(frames) > 0 {
-			oldest = frames[0].id()
+		if i := slices.IndexFunc(frames, c.mayKnow); i >= 0 {
+			oldest = frames[i].id()
 		}
 		c.gap = gapData(s.id, oldest)
 		r.stats.gaps.Add(1)
@@ -397,7 +478,7 @@ func (r *registry) placeLocked(id string, c *consumer, mark uint64) (uint64, boo
 	for l := range c.logs {
 		ch := l.side.channel
 		for i := ch.n - ch.kept; i < ch.n; i++ {
-			if f := ch.at(i); f.id() == id {
+			if f := ch.at(i); f.id() == id && c.mayKnow(f) {
 				if place == 0 || f.seq < place {
 					place = f.seq
 				}
@@ -487,6 +568,12 @@ func (r *registry) leaveLocked(c *consumer, reason string) {
 		byName = byName || ch != r.all && !isWildcard(ch.name)
 	}
 	r.consumers--
+	r.unexpireLocked(c)
+	if c.wider != nil && c.wider.address.IsValid() {
+		if r.addresses[c.wider.address]--; r.addresses[c.wider.address] == 0 {
+			delete(r.addresses, c.wider.address)
+		}
+	}
 	if r.consumers == 0 && r.empty != nil {
 		close(r.empty)
 	}

@@ -45,12 +45,13 @@ func newCrossSite(s *Settings) *crossSite {
 	return x
 }
 
-// wrap adds the CORS headers to what h answers and answers preflights.
-func (x *crossSite) wrap(h http.Handler) http.Handler {
+// serve adds the CORS headers to what h answers and answers preflights.
+func (x *crossSite) serve(w http.ResponseWriter, r *http.Request, h http.Handler) {
 	if x.cors == nil {
-		return h
+		h.ServeHTTP(w, r)
+		return
 	}
-	return x.cors.Handler(h)
+	x.cors.ServeHTTP(w, r, h.ServeHTTP)
 }
 
 // sameOrigin reports whether a request comes from a page of this server, or

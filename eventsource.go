@@ -78,14 +78,13 @@ type Server struct {
 	log      *slog.Logger
 	stats    *stats
 	registry *registry
-	access   *access
-	cross    *crossSite
 	headers  http.Header // of streams, as configured
 	backend  Backend
 	sources  []*running
 	started  time.Time
 	stop     context.CancelFunc // ends the sources
 
+	policy    atomic.Pointer[policy]
 	draining  atomic.Bool
 	available atomic.Bool
 	turn      atomic.Uint64 // whose turn it is to get a consumer
@@ -96,6 +95,8 @@ type Server struct {
 
 	reactorsOnce sync.Once
 	writers      []*reactorWriter
+
+	reloading sync.Mutex // held by Reload
 
 	mu         sync.Mutex
 	pages      []page
@@ -132,9 +133,9 @@ func Open(settings *Settings) (*Server, error) {
 	s := &Server{settings: settings.effective(), stats: newStats(), started: time.Now(), closed: make(chan struct{})}
 	s.log = s.settings.Logger
 	s.headers = s.settings.streamHeaders()
-	s.access = newAccess(&s.settings)
-	s.cross = newCrossSite(&s.settings)
+	s.policy.Store(newPolicy(&s.settings, s.stats, nil))
 	s.registry = newRegistry(&s.settings, s.stats)
+	s.registry.policy = s.policy.Load()
 	s.registry.moved = s.backendMoved
 	s.available.Store(true)
 	s.backend = s.settings.Backend
@@ -153,6 +154,9 @@ func Open(settings *Settings) (*Server, error) {
 	}
 	return s, nil
 }
+
+// limits returns the limits in force.
+func (s *Server) limits() *Limits { return &s.policy.Load().limits }
 
 // backendMoved hears from the backend whether it takes events.
 func (s *Server) backendMoved(ok bool) {
@@ -182,7 +186,7 @@ type Receipt struct {
 // writers have too much to offer. Errors are *Problem.
 func (s *Server) Publish(ctx context.Context, channel string, events ...Event) (Receipt, error) {
 	c := calls.Get().(*call)
-	names, p := appendNames(c.name[:0], channel, false, s.settings.Limits.ChannelsPerConsumer)
+	names, p := appendNames(c.name[:0], channel, false, s.limits().ChannelsPerConsumer)
 	if p == nil && slices.Contains(names, personalName) {
 		p = newProblem(http.StatusBadRequest, "@me stands for the subject of a request's token: name the channel")
 	}
@@ -305,7 +309,7 @@ func (s *Server) Subscribe(ctx context.Context, channel string, sub *Subscriptio
 	fail := func(err error) iter.Seq2[Event, error] {
 		return func(yield func(Event, error) bool) { yield(Event{}, err) }
 	}
-	names, p := parseNames(channel, true, s.settings.Limits.ChannelsPerConsumer)
+	names, p := parseNames(channel, true, s.limits().ChannelsPerConsumer)
 	switch {
 	case p != nil:
 		return fail(p)
@@ -318,13 +322,13 @@ func (s *Server) Subscribe(ctx context.Context, channel string, sub *Subscriptio
 	}
 	w := s.registry.notifier()
 	c, p := s.registry.join(subscription{names: names, id: sub.LastEventID, history: sub.History,
-		filter: sub.Types, portable: true, raw: true}, w, s.settings.Retry)
+		filter: sub.Types, portable: true, raw: true, identity: everybody}, w, s.settings.Retry)
 	if p != nil {
 		return fail(p)
 	}
 	var ranged atomic.Bool
 	stop := context.AfterFunc(ctx, func() {
-		c.end(endGone)
+		c.end(endGone, 0)
 		if !ranged.Swap(true) {
 			s.registry.depart(c, endGone) // nobody ever ranges over it
 		}
@@ -348,10 +352,13 @@ func (s *Server) follow(ctx context.Context, c *consumer, yield func(Event, erro
 	var frames []*frame
 	for {
 		ending := c.ending.Load() // what was published before it comes first
-		if ending != nil && *ending == endGone {
+		if ending != nil && ending.reason == endGone {
 			return endGone
 		}
 		mark := s.registry.mark.Load()
+		if ending != nil { // and what is published while it is read does not
+			mark = max(c.pos.Load(), ending.mark)
+		}
 		var upTo uint64
 		var whole bool
 		if frames, upTo, whole = c.collect(frames[:0], mark, batchBytes); !whole {
@@ -374,8 +381,8 @@ func (s *Server) follow(ctx context.Context, c *consumer, yield func(Event, erro
 			continue
 		}
 		if ending != nil {
-			yield(Event{}, &EndError{*ending})
-			return *ending
+			yield(Event{}, &EndError{ending.reason})
+			return ending.reason
 		}
 		<-c.wake
 	}
@@ -387,12 +394,12 @@ func (s *Server) SendMessage(message io.Reader, channel string) {
 		channel = "default"
 	}
 	err := func() error {
-		body, err := io.ReadAll(io.LimitReader(message, s.settings.Limits.Body+1))
+		body, err := io.ReadAll(io.LimitReader(message, s.limits().Body+1))
 		if err != nil {
 			return err
 		}
-		if int64(len(body)) > s.settings.Limits.Body {
-			return tooLarge(s.settings.Limits.Body)
+		if int64(len(body)) > s.limits().Body {
+			return tooLarge(s.limits().Body)
 		}
 		events, _, p := decodeBody("application/json", nil, body)
 		if p != nil {
@@ -420,7 +427,7 @@ func (s *Server) Channels() []string { return s.registry.names() }
 
 // Close is documented at EventSource.
 func (s *Server) Close(channel string) {
-	names, p := parseNames(channel, false, s.settings.Limits.ChannelsPerConsumer)
+	names, p := parseNames(channel, false, s.limits().ChannelsPerConsumer)
 	if p == nil {
 		_, p = s.purge(context.Background(), names)
 	}
@@ -480,7 +487,12 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.servers = append(s.servers, server)
 	s.mu.Unlock()
-	err := server.Serve(newGate(s.front(l)))
+	var err error
+	if server.TLSConfig != nil {
+		err = server.ServeTLS(newGate(l), "", "")
+	} else {
+		err = server.Serve(newGate(s.front(l)))
+	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return http.ErrServerClosed
 	}
@@ -492,7 +504,13 @@ const idleTimeout = 2 * time.Minute
 
 // httpServer returns an http.Server with the server's handler and bounds.
 func (s *Server) httpServer() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // for proxies that know of it (RFC 9113, 3.3)
 	return &http.Server{
+		Protocols:         protocols,
+		TLSConfig:         s.settings.TLS.Clone(),
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: s.settings.Timeout,
 		IdleTimeout:       idleTimeout,
@@ -642,8 +660,8 @@ func tooLarge(limit int64) *Problem {
 // channels.
 func keyOf(v visitor, names []string, key string) string {
 	who := "-"
-	if v.known {
-		who = "token"
+	if v.known() {
+		who = v.who
 	}
 	return who + "\x00" + strings.Join(slices.Sorted(slices.Values(names)), ",") + "\x00" + key
 }

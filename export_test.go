@@ -27,3 +27,23 @@ func Held(s *Server) (channels int, bytes int64) {
 func ParseNames(path string, wild bool) ([]string, *Problem) {
 	return parseNames(path, wild, defaultLimitChannelsPerConsumer)
 }
+
+// Grants reports whether a key that is granted a name or wildcard may follow, and
+// publish to, what is named; ok is false where one of them can't stand there.
+func Grants(pattern, name string) (follows, publishes, ok bool) {
+	k := Key{Token: "k", Publish: []string{pattern}}
+	if pattern != globalName {
+		k.Subscribe = k.Publish
+	}
+	s := Settings{Public: []string{}, Keys: []Key{k}}
+	if s.Validate() != nil || validPattern(name) != nil && name != globalName {
+		return false, false, false
+	}
+	e := s.effective()
+	a := newAccess(&e, newStats())
+	h, _ := k.hash()
+	v := visitor{identity: a.keys[a.salted(h)]}
+	follows = name != globalName && a.mayFollow(v, name) == nil
+	publishes = !isWildcard(name) && a.mayPublish(v, name) == nil
+	return follows, publishes, true
+}

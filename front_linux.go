@@ -203,10 +203,14 @@ func (s *Server) begin(fd int, r *http.Request, head *plainHead) bool {
 	if !s.isChannel(r, nil) || s.draining.Load() {
 		return false
 	}
-	sub, p := s.subscription(r)
+	sub, p := s.subscription(r, true)
 	if p != nil {
 		return false
 	}
-	sub.head, sub.greet = head.of(r), s.cross.cors == nil
-	return s.hold(fd, sub) == nil
+	sub.head, sub.greet = head.of(r), sub.policy.cross.cors == nil
+	if s.hold(fd, sub) != nil {
+		sub.undo() // net/http counts it once more
+		return false
+	}
+	return true
 }

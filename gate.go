@@ -2,6 +2,7 @@ package eventsource
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"sync"
 	"time"
@@ -107,6 +108,9 @@ type gateKey struct{}
 
 // gateContext lets a handler find its connection.
 func gateContext(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
 	if g, ok := c.(*gatedConn); ok {
 		return context.WithValue(ctx, gateKey{}, g)
 	}

@@ -9,7 +9,7 @@ import (
 // A plainHead is the head of an answer that the reactor gives itself. While CORS
 // adds nothing to it, it is kept for as long as its Date holds.
 type plainHead struct {
-	cross  *crossSite
+	s      *Server
 	header http.Header
 	encode func(http.Header) []byte
 	second int64 // of the Date in bytes
@@ -20,14 +20,14 @@ type plainHead struct {
 func (s *Server) newStreamHead() *plainHead {
 	h := http.Header{"X-Content-Type-Options": {"nosniff"}}
 	s.streamHead(h)
-	return &plainHead{cross: s.cross, header: h, encode: func(h http.Header) []byte { return responseHead(h, false) }}
+	return &plainHead{s: s, header: h, encode: func(h http.Header) []byte { return responseHead(h, false) }}
 }
 
 // newReceiptHead returns the head of the answer to a publish, without its length.
 func (s *Server) newReceiptHead() *plainHead {
 	h := http.Header{"X-Content-Type-Options": {"nosniff"}}
 	answerHead(h)
-	return &plainHead{cross: s.cross, header: h, encode: func(h http.Header) []byte {
+	return &plainHead{s: s, header: h, encode: func(h http.Header) []byte {
 		var b bytes.Buffer
 		b.WriteString("HTTP/1.1 201 Created\r\nDate: " + time.Now().UTC().Format(http.TimeFormat) + "\r\n")
 		h.Write(&b)
@@ -37,11 +37,12 @@ func (s *Server) newReceiptHead() *plainHead {
 
 // of returns the head of the answer to a request.
 func (p *plainHead) of(r *http.Request) []byte {
-	if p.cross.cors == nil {
+	cors := p.s.policy.Load().cross.cors
+	if cors == nil {
 		return p.at(time.Now().Unix())
 	}
 	h := headerOnly(p.header.Clone())
-	p.cross.cors.HandlerFunc(h, r)
+	cors.HandlerFunc(h, r)
 	return p.encode(http.Header(h))
 }
 

@@ -3,11 +3,17 @@ package eventsource_test
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +21,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -104,7 +111,7 @@ type servingPath struct {
 	hijacked bool // by a program's own http.Server, from which the reactor takes connections
 	foreign  bool // hijacked, but no TCP connection
 	tls      bool
-	http2    bool
+	http2    bool // by ALPN with tls, else with prior knowledge
 }
 
 // paths are the two implementations that everything has to work on; everyPath
@@ -118,8 +125,43 @@ var (
 		servingPath{name: "hijacked", hijacked: true},
 		servingPath{name: "foreign", foreign: true},
 		servingPath{name: "tls", tls: true},
-		servingPath{name: "http2", http2: true, tls: true})
+		servingPath{name: "http2", http2: true, tls: true},
+		servingPath{name: "cleartext http2", http2: true})
 )
+
+// testCertificate is a certificate for this machine, and who trusts it.
+var testCertificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(parsed)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+})
+
+// transport is a client's, as the path wants it.
+func (p servingPath) transport() *http.Transport {
+	t := &http.Transport{DisableCompression: true, Protocols: new(http.Protocols)}
+	t.Protocols.SetHTTP1(!p.http2)
+	t.Protocols.SetHTTP2(p.http2 && p.tls)
+	t.Protocols.SetUnencryptedHTTP2(p.http2 && !p.tls)
+	if p.tls {
+		_, pool := testCertificate()
+		t.TLSClientConfig = &tls.Config{RootCAs: pool}
+	}
+	return t
+}
 
 // settings returns a copy of what is given for the path.
 func (p servingPath) settings(given *eventsource.Settings) *eventsource.Settings {
@@ -158,6 +200,15 @@ type node struct {
 // node serves settings on the path.
 func (p servingPath) node(t testing.TB, settings *eventsource.Settings) *node {
 	t.Helper()
+	if p.tls {
+		certificate, _ := testCertificate()
+		with := eventsource.Settings{}
+		if settings != nil {
+			with = *settings
+		}
+		with.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+		settings = &with
+	}
 	s, err := eventsource.Open(p.settings(settings))
 	if err != nil {
 		t.Fatal(err)
@@ -169,14 +220,8 @@ func (p servingPath) node(t testing.TB, settings *eventsource.Settings) *node {
 			t.Error("shutdown:", err)
 		}
 	}
-	if p.tls || p.hijacked {
-		h := httptest.NewUnstartedServer(s.Handler())
-		h.EnableHTTP2 = p.http2
-		if p.tls {
-			h.StartTLS()
-		} else {
-			h.Start()
-		}
+	if p.hijacked {
+		h := httptest.NewServer(s.Handler())
 		t.Cleanup(func() { shutdown(); h.CloseClientConnections(); h.Close() })
 		return &node{s, h.URL, h.Listener.Addr().String(), h.Client()}
 	}
@@ -190,7 +235,7 @@ func (p servingPath) node(t testing.TB, settings *eventsource.Settings) *node {
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
-	client := &http.Client{Transport: &http.Transport{DisableCompression: true}}
+	client := &http.Client{Transport: p.transport()}
 	t.Cleanup(func() {
 		shutdown()
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
@@ -198,7 +243,11 @@ func (p servingPath) node(t testing.TB, settings *eventsource.Settings) *node {
 		}
 		client.CloseIdleConnections()
 	})
-	return &node{s, "http://" + addr, addr, client}
+	scheme := "http://"
+	if p.tls {
+		scheme = "https://"
+	}
+	return &node{s, scheme + addr, addr, client}
 }
 
 // newNode serves settings on the first path.

@@ -10,7 +10,9 @@ import (
 const (
 	globalName   = "all" // reaches every consumer on every channel
 	personalName = "@me" // stands for users.{subject}
-	maxName      = 255   // bytes
+	// personalPrefix begins the channels of persons, which are private.
+	personalPrefix = "users."
+	maxName        = 255 // bytes
 
 	nameRule     = "a channel name is 1 to 255 bytes of A-Z a-z 0-9 - _ ~ : @ + | in tokens joined by . or /"
 	reservedRule = "the first tokens all, api, admin, debug, health, metrics, favicon.ico and @me are reserved"
@@ -77,6 +79,10 @@ func validPattern(p string) error {
 	}
 	return validName(name)
 }
+
+// private reports whether a channel, or what a wildcard stands for, is of persons
+// only.
+func private(name string) bool { return strings.HasPrefix(name, personalPrefix) }
 
 // isWildcard reports whether a valid pattern stands for the channels below it.
 func isWildcard(p string) bool { return strings.HasSuffix(p, "*") }

@@ -3,6 +3,7 @@ package eventsource
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ const linesTogether = 256
 // publishLines is POST of NDJSON: an event a line, published as the lines
 // arrive and answered by a line each, in order, while the body is still coming
 // (full duplex). A bad line is answered by a problem and ends it.
-func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, names []string) {
+func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, by poster) {
 	q, p := query(r)
 	if p != nil {
 		s.refuse(w, r, p)
@@ -59,11 +60,16 @@ func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, names []st
 	w.WriteHeader(http.StatusOK)
 	rc.Flush()
 
-	l := &lineReader{r: bufio.NewReaderSize(r.Body, 32<<10), limit: s.settings.Limits.Body}
+	l := &lineReader{r: bufio.NewReaderSize(r.Body, 32<<10), limit: s.limits().Body}
 	out := &lineWriter{w: w, rc: rc, timeout: s.settings.Timeout}
 	published := 0
 	var err error
-	leave := s.interrupt(func() { rc.SetReadDeadline(time.Now()) })
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	leave := s.interrupt(func() {
+		cancel()
+		rc.SetReadDeadline(time.Now())
+	})
 	defer leave()
 	for p == nil && err == nil {
 		var events []Event
@@ -71,7 +77,17 @@ func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, names []st
 		if len(events) == 0 {
 			continue
 		}
-		receipt, refusal := s.publish(r.Context(), &Record{Channels: names, Events: events})
+		refusal := s.mayStill(&by)
+		if refusal == nil {
+			if err = by.policy.wait(ctx, by.policy.publishes, by.visitor, r, len(events)); err != nil {
+				break
+			}
+			refusal = s.mayStill(&by) // it may have waited for long
+		}
+		var receipt Receipt
+		if refusal == nil {
+			receipt, refusal = s.publish(r.Context(), &Record{Channels: by.names, Events: events})
+		}
 		if refusal != nil {
 			p = refusal
 			break
@@ -94,7 +110,7 @@ func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, names []st
 		}
 	}
 	if p != nil {
-		s.stats.refuse(p.Status)
+		s.stats.refuse(p)
 		out.add(p)
 	}
 	if quiet {
@@ -105,7 +121,7 @@ func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, names []st
 		// net/http reads the rest before it takes the next request, and panics
 		// when the handler still does.
 		rc.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		io.CopyN(io.Discard, r.Body, s.settings.Limits.Body)
+		io.CopyN(io.Discard, r.Body, s.limits().Body)
 	}
 	rc.SetWriteDeadline(time.Time{})
 }

@@ -23,6 +23,7 @@ type Problem struct {
 
 	header http.Header // besides Retry-After
 	cause  error
+	limit  string // that was exceeded, as the metrics say it
 }
 
 // newProblem returns the refusal with a status and its reason.
@@ -42,6 +43,12 @@ func (p *Problem) with(key, value string) *Problem {
 // after says when a repeat may succeed and returns p.
 func (p *Problem) after(d time.Duration) *Problem {
 	p.RetryAfter = d
+	return p
+}
+
+// limitedBy says which limit refuses and returns p.
+func (p *Problem) limitedBy(limit string) *Problem {
+	p.limit = limit
 	return p
 }
 

@@ -412,9 +412,13 @@ type lines struct {
 }
 
 // lines begins one, and waits for the answer to begin.
-func (n *node) lines(t testing.TB, query string) *lines {
+func (n *node) lines(t testing.TB, query string, header ...string) *lines {
 	t.Helper()
-	c := n.raw(t, "POST /news"+query+" HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+	var more strings.Builder
+	for i := 0; i < len(header); i += 2 {
+		more.WriteString(header[i] + ": " + header[i+1] + "\r\n")
+	}
+	c := n.raw(t, "POST /news"+query+" HTTP/1.1\r\nHost: x\r\n"+more.String()+"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
 	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "POST"})
 	if err != nil {
 		t.Fatal(err)

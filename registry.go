@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -27,12 +28,9 @@ const floorBuckets = 1024
 type registry struct {
 	// Set when made.
 	history History
-	most    int       // channels that may exist
 	began   time.Time // what clock counts from
 	hash    maphash.Seed
 	stats   *stats
-
-	mostConsumers int // that may be connected
 
 	moved func(available bool) // told of the backend's state
 	begun chan struct{}        // closed when the node has joined the order
@@ -42,20 +40,24 @@ type registry struct {
 	// mark is the Seq up to which the logs have every event. Moved with mu held.
 	mark atomic.Uint64
 
-	mu        sync.Mutex
-	epoch     Epoch
-	named     map[string]*channel // by name
-	wild      map[string]*channel // by prefix: "pets" has "pets.*", "" has "*"
-	all       *channel
-	floors    [floorBuckets]uint64 // of channels that went, by their names' hash
-	consumers int                  // connected
-	byName    int                  // of them those that follow a channel by name
-	writers   []*writer
-	room      chan struct{} // closed when a writer has caught up; nil while no publish waits
-	empty     chan struct{} // once draining, closed when the last consumer has left
-	budget    budget
-	wheel     wheel
-	closed    bool
+	mu          sync.Mutex
+	policy      *policy
+	epoch       Epoch
+	named       map[string]*channel // by name
+	wild        map[string]*channel // by prefix: "pets" has "pets.*", "" has "*"
+	all         *channel
+	floors      [floorBuckets]uint64 // of channels that went, by their names' hash
+	consumers   int                  // connected
+	byName      int                  // of them those that follow a channel by name
+	writers     []*writer
+	room        chan struct{} // closed when a writer has caught up; nil while no publish waits
+	empty       chan struct{} // once draining, closed when the last consumer has left
+	budget      budget
+	expiries    expiries
+	addresses   map[netip.Addr]int // consumers, while they are limited
+	expiryTimer *time.Timer
+	wheel       wheel
+	closed      bool
 }
 
 var _ Feed = (*registry)(nil)
@@ -64,16 +66,15 @@ var _ Feed = (*registry)(nil)
 func newRegistry(s *Settings, st *stats) *registry {
 	r := &registry{
 		history: s.History,
-		most:    s.Limits.Channels,
 
-		mostConsumers: s.Limits.Consumers,
-		began:         time.Now(),
-		hash:          maphash.MakeSeed(),
-		stats:         st,
-		named:         map[string]*channel{},
-		wild:          map[string]*channel{},
-		all:           &channel{name: globalName},
-		begun:         make(chan struct{}),
+		began:     time.Now(),
+		hash:      maphash.MakeSeed(),
+		stats:     st,
+		named:     map[string]*channel{},
+		wild:      map[string]*channel{},
+		all:       &channel{name: globalName},
+		addresses: map[netip.Addr]int{},
+		begun:     make(chan struct{}),
 	}
 	r.budget.limit = s.History.Bytes
 	return r
@@ -459,7 +460,7 @@ func (r *registry) admit(ctx context.Context, names []string, timeout time.Durat
 
 // countLocked refuses names that would make more channels than there may be.
 func (r *registry) countLocked(names []string, publishing bool) *Problem {
-	if len(r.named)+len(names) <= r.most || publishing && r.history.Events == 0 {
+	if len(r.named)+len(names) <= r.policy.limits.Channels || publishing && r.history.Events == 0 {
 		return nil
 	}
 	fresh := 0
@@ -468,7 +469,7 @@ func (r *registry) countLocked(names []string, publishing bool) *Problem {
 			fresh++
 		}
 	}
-	if fresh == 0 || len(r.named)+fresh <= r.most {
+	if fresh == 0 || len(r.named)+fresh <= r.policy.limits.Channels {
 		return nil
 	}
 	return newProblem(http.StatusServiceUnavailable, fmt.Sprintf(
@@ -477,20 +478,36 @@ func (r *registry) countLocked(names []string, publishing bool) *Problem {
 }
 
 // full is fullLocked.
-func (r *registry) full(names []string, retry time.Duration) *Problem {
+func (r *registry) full(s *subscription, retry time.Duration) *Problem {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.fullLocked(names, retry)
+	return r.fullLocked(s, retry)
 }
 
-// fullLocked refuses a consumer of names when there are as many consumers or
-// channels as may be.
-func (r *registry) fullLocked(names []string, retry time.Duration) *Problem {
-	if r.consumers < r.mostConsumers {
-		return r.countLocked(names, false)
+// fullLocked refuses a consumer when there are as many consumers or channels as
+// may be.
+func (r *registry) fullLocked(s *subscription, retry time.Duration) *Problem {
+	limits := &r.policy.limits
+	if r.consumers >= limits.Consumers {
+		return newProblem(http.StatusServiceUnavailable,
+			fmt.Sprintf("no more than %d consumers may be connected, and they are: come back later", r.consumers)).
+			after(jitter(retry, 0)).limitedBy(limitConsumers)
 	}
-	return newProblem(http.StatusServiceUnavailable,
-		fmt.Sprintf("no more than %d consumers may be connected, and they are: come back later", r.consumers)).after(jitter(retry, 0))
+	if most := limits.ConsumersPerAddress; most > 0 && s.address.IsValid() && r.addresses[s.address] >= most {
+		return newProblem(http.StatusTooManyRequests,
+			fmt.Sprintf("no more than %d consumers may be connected from one address, and they are: close one", most)).
+			after(jitter(retry, 0)).limitedBy(limitConsumersPerAddress)
+	}
+	if most := limits.ConsumersPerChannel; most > 0 {
+		for _, name := range s.names {
+			if ch := r.named[name]; ch != nil && ch.followers >= most {
+				return newProblem(http.StatusServiceUnavailable,
+					fmt.Sprintf("no more than %d consumers may follow %s, and they do: come back later", most, clip(name))).
+					after(jitter(retry, 0)).limitedBy(limitConsumersPerChannel)
+			}
+		}
+	}
+	return r.countLocked(s.names, false)
 }
 
 func (r *registry) crowdedLocked() bool {
@@ -633,6 +650,9 @@ func (r *registry) close() {
 	r.mu.Lock()
 	r.closed = true
 	r.wheel.stop()
+	if r.expiryTimer != nil {
+		r.expiryTimer.Stop()
+	}
 	writers := r.writers
 	for _, w := range writers {
 		w.closed = true

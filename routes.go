@@ -68,7 +68,6 @@ func (s *Server) Handler() http.Handler {
 
 // wrap does what every answer needs.
 func (s *Server) wrap(h http.Handler) http.Handler {
-	h = s.cross.wrap(h)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if r.ContentLength != 0 {
@@ -79,7 +78,7 @@ func (s *Server) wrap(h http.Handler) http.Handler {
 			s.refuse(w, r, newProblem(http.StatusInternalServerError, "this server can't work with its settings: its program must see what Run says of them"))
 			return
 		}
-		h.ServeHTTP(w, r)
+		s.policy.Load().cross.serve(w, r, h)
 	})
 }
 
@@ -138,7 +137,7 @@ func wrongVerb(r *http.Request, allow string) *Problem {
 // EventSource by a stream that ends at once, since a browser gives up for ever
 // on any status but 200.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *Problem) {
-	s.stats.refuse(p.Status)
+	s.stats.refuse(p)
 	if p.passing() && r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
 		s.streamHead(w.Header())
 		w.WriteHeader(http.StatusOK)
@@ -154,28 +153,19 @@ func refusalText(p *Problem) string {
 	return fmt.Sprintf("retry: %d\n: %s\n\n", retry.Milliseconds(), p.Detail)
 }
 
-// visit returns who sends a request, and whether a page of another site makes
-// it write.
-func (s *Server) visit(r *http.Request, subscribing bool) (visitor, *Problem) {
-	v, p := s.access.identify(r, subscribing, s.cross.cookieCounts(r))
-	if p == nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
-		p = s.cross.mayWrite(r, v)
-	}
-	return v, p
-}
-
 // names returns the channels that a request is for.
 func (s *Server) names(r *http.Request, wild bool) ([]string, *Problem) {
 	path, _ := s.path(r)
-	return parseNames(path, wild, s.settings.Limits.ChannelsPerConsumer)
+	return parseNames(path, wild, s.limits().ChannelsPerConsumer)
 }
 
 // administrators lets only administrators reach a page, once a token is set.
 func (s *Server) administrators(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v, p := s.visit(r, false)
+		policy := s.policy.Load()
+		v, p := policy.visit(r, asking{})
 		if p == nil {
-			p = s.access.mayAdminister(v)
+			p = policy.access.mayAdminister(v)
 		}
 		if p != nil {
 			s.refuse(w, r, p)
@@ -187,12 +177,12 @@ func (s *Server) administrators(h http.Handler) http.Handler {
 
 // subscribe is GET on channels: the stream.
 func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
-	sub, p := s.subscription(r)
+	sub, p := s.subscription(r, false)
 	if p == nil && s.draining.Load() {
 		p = drainingProblem(s.settings.Retry)
 	}
 	if p == nil {
-		p = s.registry.full(sub.names, s.settings.Retry)
+		p = s.registry.full(&sub, s.settings.Retry)
 	}
 	if p == nil {
 		p = s.open(w, r, sub)
@@ -202,9 +192,11 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// subscription reads what a request wants to follow, and checks that it may.
-func (s *Server) subscription(r *http.Request) (subscription, *Problem) {
-	var sub subscription
+// subscription reads what a request wants to follow, and checks that it may. With
+// atOnce it waits for nothing, and refuses what it would have to wait for.
+func (s *Server) subscription(r *http.Request, atOnce bool) (subscription, *Problem) {
+	policy := s.policy.Load()
+	sub := subscription{policy: policy}
 	names, p := s.names(r, true)
 	if p != nil {
 		return sub, p
@@ -212,19 +204,26 @@ func (s *Server) subscription(r *http.Request) (subscription, *Problem) {
 	if slices.Contains(names, globalName) {
 		return sub, followAll()
 	}
-	v, p := s.visit(r, true)
+	v, p := policy.visit(r, asking{subscribing: true, atOnce: atOnce})
 	if p == nil {
-		p = s.access.expandPersonal(v, names)
+		names, p = policy.access.expandPersonal(v, names)
 	}
 	if p != nil {
 		return sub, p
 	}
 	for _, name := range names {
-		if p := s.access.mayFollow(v, name); p != nil {
+		if p := policy.access.mayFollow(v, name); p != nil {
 			return sub, p
 		}
 	}
 	sub.names = names
+	if v.known() {
+		sub.identity = v.identity
+		sub.hides = v.hides() && slices.Contains(names, "*")
+	}
+	if policy.limits.ConsumersPerAddress > 0 {
+		sub.address = policy.address(r)
+	}
 	q, p := query(r)
 	if p == nil {
 		p = sub.readQuery(q)
@@ -238,7 +237,8 @@ func (s *Server) subscription(r *http.Request) (subscription, *Problem) {
 	if len(sub.id) > maxID {
 		return sub, longID()
 	}
-	return sub, nil
+	sub.undo, p = policy.take(policy.connects, v, r, 1)
+	return sub, p
 }
 
 // query returns the parameters of a request, none of which is passed over.
@@ -325,16 +325,16 @@ func appendText(b []byte, s string) []byte {
 
 // publishHandler is POST on channels.
 func (s *Server) publishHandler(w http.ResponseWriter, r *http.Request) {
-	names, v, p := s.mayPublish(r)
+	by, p := s.mayPublish(r, false)
 	if p != nil {
 		s.refuse(w, r, p)
 		return
 	}
 	if hasLines(r) {
-		s.publishLines(w, r, names)
+		s.publishLines(w, r, by)
 		return
 	}
-	receipt, batch, p := s.publishBody(w, r, names, v)
+	receipt, batch, p := s.publishBody(w, r, by)
 	if p != nil {
 		s.refuse(w, r, p)
 		return
@@ -348,43 +348,82 @@ func hasLines(r *http.Request) bool {
 	return media == "application/x-ndjson"
 }
 
-// mayPublish returns the channels of a POST and who sends it, when it may.
-func (s *Server) mayPublish(r *http.Request) ([]string, visitor, *Problem) {
-	names, p := s.names(r, false)
-	if p != nil {
-		return nil, visitor{}, p
+// A poster is who publishes by a request.
+type poster struct {
+	visitor
+	names  []string // the channels that it publishes to
+	policy *policy  // that it was judged by
+}
+
+// mayPublish returns who sends a POST, when it may. With atOnce it waits for
+// nothing, and refuses what it would have to wait for.
+func (s *Server) mayPublish(r *http.Request, atOnce bool) (poster, *Problem) {
+	by := poster{policy: s.policy.Load()}
+	var p *Problem
+	if by.names, p = s.names(r, false); p != nil {
+		return by, p
 	}
-	v, p := s.visit(r, false)
-	if p == nil {
-		p = s.access.expandPersonal(v, names)
+	if by.visitor, p = by.policy.visit(r, asking{atOnce: atOnce}); p != nil {
+		return by, p
 	}
-	if p != nil {
-		return nil, v, p
+	if by.names, p = by.policy.access.expandPersonal(by.visitor, by.names); p != nil {
+		return by, p
 	}
-	for _, name := range names {
-		if p := s.access.mayPublish(v, name); p != nil {
-			return nil, v, p
+	return by, by.allowed()
+}
+
+// allowed refuses a poster a channel that it may not publish to.
+func (by *poster) allowed() *Problem {
+	for _, name := range by.names {
+		if p := by.policy.access.mayPublish(by.visitor, name); p != nil {
+			return p
 		}
 	}
-	return names, v, nil
+	return nil
+}
+
+// mayStill refuses who was allowed to publish and is no longer: its token has
+// ended, or a reload has taken it away.
+func (s *Server) mayStill(by *poster) *Problem {
+	if by.known() && by.expired(time.Now()) {
+		return expiredToken(by.expires)
+	}
+	policy := s.policy.Load()
+	if policy == by.policy {
+		return nil
+	}
+	id, ok := policy.access.current(by.identity)
+	if !ok {
+		return unknownToken("the token was revoked: send one that this server was given")
+	}
+	if !policy.access.asks {
+		id = everybody
+	} else if id == everybody {
+		id = nil
+	}
+	by.identity, by.policy = id, policy
+	return by.allowed()
 }
 
 // publishBody publishes a whole body.
-func (s *Server) publishBody(w http.ResponseWriter, r *http.Request, names []string, v visitor) (Receipt, bool, *Problem) {
+func (s *Server) publishBody(w http.ResponseWriter, r *http.Request, by poster) (Receipt, bool, *Problem) {
 	if !s.flight.enter() {
 		return Receipt{}, false, drainingProblem(s.settings.Retry)
 	}
 	defer s.flight.leave()
 	body, p := s.readBody(w, r)
+	if p == nil {
+		p = s.mayStill(&by) // it may have come slowly
+	}
 	if p != nil {
 		return Receipt{}, false, p
 	}
-	return s.publishRead(r, names, v, body, s.settings.Timeout)
+	return s.publishRead(r, by, body, s.settings.Timeout)
 }
 
 // publishRead publishes a body that was read, for who is counted as a publish
 // under way already. It waits so long for the writers to have room.
-func (s *Server) publishRead(r *http.Request, names []string, v visitor, body []byte, wait time.Duration) (Receipt, bool, *Problem) {
+func (s *Server) publishRead(r *http.Request, by poster, body []byte, wait time.Duration) (Receipt, bool, *Problem) {
 	key, p := idempotencyKey(r)
 	if p != nil {
 		return Receipt{}, false, p
@@ -398,12 +437,19 @@ func (s *Server) publishRead(r *http.Request, names []string, v visitor, body []
 	if p != nil {
 		return Receipt{}, false, p
 	}
-	rec := &Record{Channels: names, Events: events}
+	rec := &Record{Channels: by.names, Events: events}
 	if key != "" {
-		rec.Key = keyOf(v, names, key)
+		rec.Key = keyOf(by.visitor, by.names, key)
 		rec.Body = bodyOf([]byte(contentType), []byte(r.URL.RawQuery), body)
 	}
+	undo, p := by.policy.take(by.policy.publishes, by.visitor, r, len(events))
+	if p != nil {
+		return Receipt{}, false, p
+	}
 	receipt, p := s.commit(r.Context(), rec, wait)
+	if p != nil {
+		undo()
+	}
 	return receipt, batch, p
 }
 
@@ -421,7 +467,7 @@ func idempotencyKey(r *http.Request) (string, *Problem) {
 
 // readBody reads a body within its limit, and within the time that wrap gives it.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
-	limit := s.settings.Limits.Body
+	limit := s.limits().Body
 	if r.ContentLength > limit {
 		w.Header().Set("Connection", "close")
 		return nil, tooLarge(limit)
@@ -471,25 +517,27 @@ func answerText(w http.ResponseWriter, status int, text []byte) {
 	w.Write(text)
 }
 
-// administered returns the channels of a DELETE or HEAD from an administrator.
-func (s *Server) administered(r *http.Request) ([]string, *Problem) {
+// administered returns the channels of a DELETE or HEAD, and the administrator who
+// sends it.
+func (s *Server) administered(r *http.Request) ([]string, visitor, *Problem) {
+	policy := s.policy.Load()
 	names, p := s.names(r, false)
 	if p != nil {
-		return nil, p
+		return nil, visitor{}, p
 	}
-	v, p := s.visit(r, false)
+	v, p := policy.visit(r, asking{})
 	if p == nil {
-		p = s.access.expandPersonal(v, names)
+		names, p = policy.access.expandPersonal(v, names)
 	}
 	if p == nil {
-		p = s.access.mayAdminister(v)
+		p = policy.access.mayAdminister(v)
 	}
-	return names, p
+	return names, v, p
 }
 
 // remove is DELETE on channels.
 func (s *Server) remove(w http.ResponseWriter, r *http.Request) {
-	names, p := s.administered(r)
+	names, v, p := s.administered(r)
 	if p != nil {
 		s.refuse(w, r, p)
 		return
@@ -499,6 +547,9 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
+	if v.hides() && slices.Contains(names, globalName) { // those that it named, it knows
+		rec.purged = slices.DeleteFunc(rec.purged, private)
+	}
 	answer(w, http.StatusOK, struct {
 		Channels     []string `json:"channels"`
 		Disconnected int      `json:"disconnected"`
@@ -507,7 +558,7 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request) {
 
 // inform is HEAD on channels.
 func (s *Server) inform(w http.ResponseWriter, r *http.Request) {
-	names, p := s.administered(r)
+	names, v, p := s.administered(r)
 	if p != nil {
 		s.refuse(w, r, p)
 		return
@@ -521,6 +572,9 @@ func (s *Server) inform(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	channels := s.registry.names()
+	if v.hides() {
+		channels = slices.DeleteFunc(channels, private)
+	}
 	h.Set("X-Consumer-Count", strconv.Itoa(s.registry.connected()))
 	h.Set("X-Channel-Count", strconv.Itoa(len(channels)))
 	list, cut := available(channels)
@@ -553,17 +607,20 @@ func (s *Server) home(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
-	base := s.settings.BasePath
+	base, scheme := s.settings.BasePath, "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
 	fmt.Fprintf(w, `EventSource: publish with curl, follow with a browser.
 
 Follow the channel "updates":
-  curl -N http://%[1]s%[2]s/updates
+  curl -N %[3]s://%[1]s%[2]s/updates
 
 Publish to it:
-  curl -d "Hello" -H "Content-Type: text/plain" http://%[1]s%[2]s/updates
+  curl -d "Hello" -H "Content-Type: text/plain" %[3]s://%[1]s%[2]s/updates
 
-State: http://%[1]s/health
-`, safeHost(r.Host), base)
+State: %[3]s://%[1]s/health
+`, safeHost(r.Host), base, scheme)
 }
 
 // safeHost returns the host of a request as far as it is one.
@@ -595,23 +652,27 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) {
 // endpoint serves a source that is fed by requests.
 func (s *Server) endpoint(e Endpoint) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		policy := s.policy.Load()
 		v, p := visitor{}, (*Problem)(nil)
 		if e.Channel() != "" {
-			if v, p = s.visit(r, false); p == nil {
-				p = s.access.mayPublish(v, e.Channel())
+			if v, p = policy.visit(r, asking{}); p == nil {
+				p = policy.access.mayPublish(v, e.Channel())
 			}
 		} else {
-			p = s.cross.mayWrite(r, v)
+			p = policy.cross.mayWrite(r, v)
 		}
-		if p == nil && r.ContentLength > s.settings.Limits.Body {
+		if p == nil {
+			_, p = policy.take(policy.publishes, v, r, 1)
+		}
+		if p == nil && r.ContentLength > s.limits().Body {
 			w.Header().Set("Connection", "close")
-			p = tooLarge(s.settings.Limits.Body)
+			p = tooLarge(s.limits().Body)
 		}
 		if p != nil {
 			s.refuse(w, r, p)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, s.settings.Limits.Body)
+		r.Body = http.MaxBytesReader(w, r.Body, s.limits().Body)
 		e.ServeHTTP(w, r)
 	})
 }

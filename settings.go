@@ -1,11 +1,16 @@
 package eventsource
 
 import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"net/url"
 	"strconv"
@@ -78,8 +83,19 @@ type Settings struct {
 	// Drain is how long Stop and Run wait for publishes under way. 0 is 10 s.
 	Drain time.Duration
 	// Public are the names and wildcards that need no token to follow. nil is
-	// {"*"}; empty but not nil: none.
+	// {"*"}; empty but not nil: none. What is below "users" is never public.
 	Public []string
+	// Keys are tokens besides AuthToken, each with what it grants.
+	Keys []Key
+	// Issuers are whose JWTs count: those of any that accepts them.
+	Issuers []Issuer
+	// TrustedProxies are the addresses whose word is taken for where a request
+	// comes from: X-Forwarded-For, or else Forwarded (RFC 7239). Who comes over a
+	// Unix socket counts as 127.0.0.1.
+	TrustedProxies []netip.Prefix
+	// TLS has Serve speak TLS, and HTTP/2 where a client wants it (ALPN). nil:
+	// cleartext HTTP/1.1 and HTTP/2.
+	TLS *tls.Config
 	// Headers are sent with every stream besides the standard ones.
 	Headers map[string]string
 	// History is what is kept for consumers that come back.
@@ -132,6 +148,71 @@ type Limits struct {
 	// Consumers is how many may be connected at once. 0 is what the process's
 	// descriptor limit allows, less 64.
 	Consumers int
+	// ConsumersPerChannel is how many may follow one channel by name. 0 is no
+	// limit.
+	ConsumersPerChannel int
+	// ConsumersPerAddress is how many may be connected from one address, or from
+	// one /64 of IPv6. 0 is no limit.
+	ConsumersPerAddress int
+	// PublishesPerSecond is how many publishes a key, a subject, or, where there
+	// is neither, an address may send a second. A second's worth may come at once.
+	// An event of a batch and a line of NDJSON counts as one: a batch beyond that
+	// puts off what comes next, lines wait for their turn. 0 is no limit.
+	PublishesPerSecond float64
+	// ConnectsPerSecond is likewise how many streams may be asked for. A token that
+	// is refused counts for its address. 0 is no limit.
+	ConnectsPerSecond float64
+}
+
+// A Key is a token with what it grants. It is kept as a hash.
+type Key struct {
+	// Token is the token itself, or "sha256:" and the hash of it in hexadecimal
+	// digits, as HashToken returns it.
+	Token string
+	// Subscribe are the names and wildcards that it may follow besides the public
+	// ones. "*" is every channel that is not below "users"; for these a grant
+	// begins with "users.".
+	Subscribe []string
+	// Publish are the names and wildcards that it may publish to. "all" must be
+	// named.
+	Publish []string
+	// Admin lets it follow every channel that is not below "users", delete and
+	// inspect channels, and see the pages of the operators.
+	Admin bool
+}
+
+// An Issuer is who signs JWTs (RFC 7519), and what these must hold.
+//
+// A token grants what its claim "eventsource" says, an object of "subscribe",
+// "publish" (lists of names and wildcards) and "admin"; and its subject may
+// follow "users." and itself.
+type Issuer struct {
+	// Algorithm is the one that the tokens are signed with: HS256, HS384, HS512,
+	// RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512 or EdDSA
+	// (RFC 7518, 3.1; RFC 8037). Empty is the usual one of Key's kind: HS256,
+	// RS256, ES256, ES384 or ES512 by the curve, EdDSA; with Keys it is what each
+	// key is for.
+	Algorithm string
+	// Key checks signatures: the secret as []byte, an *rsa.PublicKey, an
+	// *ecdsa.PublicKey or an ed25519.PublicKey.
+	Key any
+	// Keys returns the public keys that may have signed a token with this "kid"
+	// ("": it has none) by this algorithm, in place of Key. It may wait, and is
+	// called by several goroutines at once.
+	Keys func(ctx context.Context, kid, algorithm string) ([]crypto.PublicKey, error)
+	// Name tells Keys of another source apart when settings are reloaded, such
+	// as their URL. It is shown to nobody.
+	Name string
+	// Issuer is what "iss" must be. Empty: it may be anything.
+	Issuer string
+	// Audience is of what "aud" must hold one. Empty: it may be anything.
+	Audience []string
+	// SubjectClaim is the claim that says who the subject is. Empty is "sub".
+	SubjectClaim string
+	// Leeway is by how much the clocks of issuer and server may differ.
+	Leeway time.Duration
+	// NoExpiry accepts tokens without "exp".
+	NoExpiry bool
 }
 
 // GetTimeout returns the timeout in force.
@@ -270,6 +351,8 @@ func (s *Settings) Validate() error {
 		{"limits.body", s.Limits.Body, 0}, {"limits.head", int64(s.Limits.Head), 0},
 		{"limits.channels", int64(s.Limits.Channels), 0}, {"limits.channels_per_consumer", int64(s.Limits.ChannelsPerConsumer), 0},
 		{"limits.idempotency_keys", int64(s.Limits.IdempotencyKeys), 0}, {"limits.consumers", int64(s.Limits.Consumers), 0},
+		{"limits.consumers_per_channel", int64(s.Limits.ConsumersPerChannel), 0},
+		{"limits.consumers_per_address", int64(s.Limits.ConsumersPerAddress), 0},
 	} {
 		if n.v < n.low {
 			bad("%s: %d is below %d", n.name, n.v, n.low)
@@ -278,18 +361,46 @@ func (s *Settings) Validate() error {
 	if s.Limits.Body > 1<<30 {
 		bad("limits.body: %d is above 1 GiB", s.Limits.Body)
 	}
+	for _, n := range []struct {
+		name string
+		v    float64
+	}{{"limits.publishes_per_second", s.Limits.PublishesPerSecond}, {"limits.connects_per_second", s.Limits.ConnectsPerSecond}} {
+		if !(n.v >= 0 && n.v <= 1e9) {
+			bad("%s: %v is not between 0 and a billion", n.name, n.v)
+		}
+	}
 	for _, p := range s.Public {
 		if err := validPattern(p); err != nil {
 			bad("public: %w", err)
+		} else if private(p) {
+			bad("public: %q is below users, which is private: a person follows its own channel, and a key is granted others", p)
 		}
+	}
+	tokens := map[hash]string{sha256.Sum256([]byte(s.GetAuthToken())): "the AuthToken"}
+	for i, k := range s.Keys {
+		k.validate(func(member, what string) { bad("keys[%d]%s: %s", i, member, what) })
+		if h, err := k.hash(); err == nil {
+			if other, ok := tokens[h]; ok {
+				bad("keys[%d].token: it is %s, too: give each key one of its own", i, other)
+			}
+			tokens[h] = fmt.Sprintf("that of keys[%d]", i)
+		}
+	}
+	for i := range s.Issuers {
+		s.Issuers[i].validate(func(member, what string) { bad("jwt[%d]%s: %s", i, member, what) })
 	}
 	origins := corsOrigins(s.CorsAllowOrigin)
 	for _, o := range origins {
 		if err := validOrigin(o); err != nil {
 			bad("cors.allow_origin: %w", err)
 		}
-		if o == "*" && s.CorsAllowCredentials {
-			bad(`cors.allow_credentials: needs origins that are listed by name, not "*"`)
+		if (o == "*" || o == "null") && s.CorsAllowCredentials {
+			bad(`cors.allow_credentials: needs origins that are listed by name, not %q`, o) // any page can make itself "null"
+		}
+	}
+	for _, o := range splitList(s.CorsAllowOrigin) {
+		if s.CorsAllowCredentials && o != "*" && o != "null" && !strings.Contains(o, "://") {
+			bad("cors.allow_credentials: %q stands for its http origin, too, whose pages anybody on the way can change: give it with its scheme, https://%[1]s", o)
 		}
 	}
 	for _, m := range s.CorsAllowMethod {

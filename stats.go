@@ -24,29 +24,38 @@ type Stats struct {
 	Gaps          uint64            `json:"gaps"`           // that were told of
 	Disconnects   map[string]uint64 `json:"disconnects"`    // consumers that went, by reason
 	Refusals      map[int]uint64    `json:"refusals"`       // requests, by status
+	Limited       map[string]uint64 `json:"limited"`        // requests that a limit refused, by its name
+	Verified      uint64            `json:"verified"`       // JWTs that were checked and accepted
+	Unverified    uint64            `json:"unverified"`     // JWTs that were checked and refused
 	Draining      bool              `json:"draining"`
 	Available     bool              `json:"available"` // the backend takes events
 }
 
 // stats are the counters behind Stats.
 type stats struct {
-	events    atomic.Int64 // kept
-	publishes atomic.Uint64
-	published atomic.Uint64
-	delivered atomic.Uint64
-	sent      atomic.Uint64
-	connects  atomic.Uint64
-	gaps      atomic.Uint64
+	events     atomic.Int64 // kept
+	publishes  atomic.Uint64
+	published  atomic.Uint64
+	delivered  atomic.Uint64
+	sent       atomic.Uint64
+	connects   atomic.Uint64
+	gaps       atomic.Uint64
+	verified   atomic.Uint64
+	unverified atomic.Uint64
 
 	mu          sync.Mutex
 	disconnects map[string]uint64
 	refusals    map[int]uint64
+	limited     map[string]uint64
 }
 
 func newStats() *stats {
-	st := &stats{disconnects: map[string]uint64{}, refusals: map[int]uint64{}}
-	for _, reason := range []string{endClosed, endSlow, endDraining, endGone, endNoisy} {
+	st := &stats{disconnects: map[string]uint64{}, refusals: map[int]uint64{}, limited: map[string]uint64{}}
+	for _, reason := range []string{endClosed, endSlow, endDraining, endExpired, endRevoked, endGone, endNoisy} {
 		st.disconnects[reason] = 0
+	}
+	for _, limit := range []string{limitConsumers, limitConsumersPerChannel, limitConsumersPerAddress, limitPublishes, limitConnects} {
+		st.limited[limit] = 0
 	}
 	return st
 }
@@ -67,10 +76,23 @@ func (st *stats) disconnect(reason string) {
 	st.mu.Unlock()
 }
 
-func (st *stats) refuse(status int) {
+// refuse counts a refusal.
+func (st *stats) refuse(p *Problem) {
 	st.mu.Lock()
-	st.refusals[status]++
+	st.refusals[p.Status]++
+	if p.limit != "" {
+		st.limited[p.limit]++
+	}
 	st.mu.Unlock()
+}
+
+// verify counts a JWT that was checked.
+func (st *stats) verify(accepted bool) {
+	if accepted {
+		st.verified.Add(1)
+	} else {
+		st.unverified.Add(1)
+	}
 }
 
 // Stats returns what the server has done and holds. Safe for concurrent use.
@@ -89,8 +111,9 @@ func (s *Server) Stats() Stats {
 	out.Publishes, out.Published = st.publishes.Load(), st.published.Load()
 	out.Delivered, out.Sent = st.delivered.Load(), st.sent.Load()
 	out.Connects, out.Gaps = st.connects.Load(), st.gaps.Load()
+	out.Verified, out.Unverified = st.verified.Load(), st.unverified.Load()
 	st.mu.Lock()
-	out.Disconnects, out.Refusals = maps.Clone(st.disconnects), maps.Clone(st.refusals)
+	out.Disconnects, out.Refusals, out.Limited = maps.Clone(st.disconnects), maps.Clone(st.refusals), maps.Clone(st.limited)
 	st.mu.Unlock()
 	out.Draining, out.Available = s.draining.Load(), s.available.Load()
 	return out

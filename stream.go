@@ -139,7 +139,7 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, sub subscription) 
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		if taken, p := s.react(tcp, sub); taken {
 			if p != nil {
-				s.stats.refuse(p.Status)
+				s.stats.refuse(p)
 			}
 			return nil
 		}
@@ -172,7 +172,7 @@ func (s *Server) openConn(conn net.Conn, sub subscription) {
 	defer o.close()
 	c, p := s.registry.join(sub, s.registry.notifier(), s.settings.Retry)
 	if p != nil {
-		s.stats.refuse(p.Status)
+		s.stats.refuse(p)
 		text := refusalText(p)
 		if !sub.raw {
 			text = string(newChunk(text)) + "0\r\n\r\n"
@@ -251,10 +251,13 @@ func (s *Server) drainLogs(c *consumer, o outlet) string {
 	}
 	for {
 		ending := c.ending.Load() // what was published before it comes first
-		if ending != nil && *ending == endGone {
+		if ending != nil && ending.reason == endGone {
 			return endGone
 		}
 		mark := s.registry.mark.Load()
+		if ending != nil { // and what is published while it is written does not
+			mark = max(c.pos.Load(), ending.mark)
+		}
 		var last uint64
 		var whole bool
 		if frames, last, whole = c.collect(frames[:0], mark, batchBytes); !whole {
@@ -291,11 +294,11 @@ func (s *Server) drainLogs(c *consumer, o outlet) string {
 			c.pos.Store(last)
 			c.untold = true
 		}
+		if ending != nil && (last >= mark || ending.reason == endExpired || ending.reason == endRevoked) {
+			return ending.reason // who may follow no longer is not waited for
+		}
 		if last < mark {
 			continue
-		}
-		if ending != nil {
-			return *ending
 		}
 		select {
 		case <-c.wake:

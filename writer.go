@@ -31,12 +31,13 @@ type writer struct {
 	closed    bool
 }
 
-// An ending disconnects the members of a side that joined before a Seq; every
-// consumer where side is nil.
+// An ending disconnects a consumer; or the members of a side that joined before a
+// Seq; or everybody.
 type ending struct {
-	side   *side
-	before uint64
-	reason string
+	consumer *consumer
+	side     *side
+	before   uint64
+	reason   string
 }
 
 // A pass is what a writer does between two looks at the registry.
@@ -186,13 +187,17 @@ func (w *writer) notify(awake <-chan struct{}) {
 	for {
 		w.take(&p)
 		for _, e := range p.ends {
+			if e.consumer != nil {
+				e.consumer.end(e.reason, p.mark)
+				continue
+			}
 			if e.side == nil {
-				w.endAll(e.reason)
+				w.endAll(e.reason, p.mark)
 				continue
 			}
 			for _, c := range e.side.members {
 				if c.start < e.before {
-					c.end(e.reason)
+					c.end(e.reason, p.mark)
 				}
 			}
 		}
@@ -222,12 +227,12 @@ func (w *writer) notify(awake <-chan struct{}) {
 }
 
 // endAll ends every portable consumer.
-func (w *writer) endAll(reason string) {
+func (w *writer) endAll(reason string, mark uint64) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	if s := w.r.all.sideLocked(w); s != nil {
 		for _, c := range s.members {
-			c.end(reason)
+			c.end(reason, mark)
 		}
 	}
 }

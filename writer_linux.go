@@ -313,6 +313,10 @@ func (w *reactorWriter) serve() {
 	}
 	w.reply()
 	for _, e := range p.ends {
+		if e.consumer != nil {
+			w.finish(e.consumer, e.reason)
+			continue
+		}
 		if e.side == nil {
 			for i := range w.slots {
 				if c := w.slots[i].c; c != nil {

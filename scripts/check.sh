@@ -38,6 +38,7 @@ root_elsewhere() {
 			GOOS=$os GOARCH=$arch go build . || return 1
 		done
 	done
+	GOOS=darwin go vet . && GOOS=windows go vet .
 }
 
 step gofmt silent gofmt -l .
@@ -49,6 +50,6 @@ step build scripts/build.sh
 step 'root package elsewhere' root_elsewhere
 step 'make test' make test
 step 'race detector' verbose go test -race -v ./... # here nothing may be skipped in CI
-step fuzz scripts/fuzz.sh
+step fuzz env FUZZTIME="${FUZZTIME:-6s}" scripts/fuzz.sh
 step 'benchmarks once' go test -run '^$' -bench . -benchtime 1x ./...
 echo "== all: $SECONDS s"

@@ -64,9 +64,11 @@ func New(c Config) (*Source, error) {
 	if strings.HasSuffix(c.Channel, "*") {
 		return nil, fmt.Errorf("channel: %q is a wildcard, which can only be followed; name the channel itself", c.Channel)
 	}
-	// The rule of names is the server's, which knows it for what is public, too.
-	if err := (&eventsource.Settings{Public: []string{c.Channel}}).Validate(); err != nil && c.Channel != "all" {
-		return nil, fmt.Errorf("channel: %s", strings.TrimPrefix(err.Error(), "public: "))
+	// The rule of names is the server's, which knows it for what keys may publish to, too.
+	grants := eventsource.Settings{Keys: []eventsource.Key{{Token: "a token", Publish: []string{c.Channel}}}}
+	if err := grants.Validate(); err != nil {
+		_, what, _ := strings.Cut(err.Error(), ": ")
+		return nil, fmt.Errorf("channel: %s", what)
 	}
 	if strings.HasPrefix(c.Event, "eventsource.") || strings.ContainsFunc(c.Event, func(r rune) bool { return r < ' ' || r == 0x7f }) || !utf8.ValidString(c.Event) {
 		return nil, fmt.Errorf("event: %q has control characters or begins with eventsource., which is the server's own", c.Event)

@@ -1,0 +1,153 @@
+package eventsource
+
+import (
+	"fmt"
+	"iter"
+	"net/http"
+	"net/netip"
+	"slices"
+)
+
+// A policy is what Reload can change: who may do what, and how much. It never
+// changes itself.
+type policy struct {
+	number    uint64 // a later one's is higher
+	access    *access
+	cross     *crossSite
+	limits    Limits
+	proxies   []netip.Prefix
+	publishes *rates // nil: no limit
+	connects  *rates
+}
+
+// newPolicy returns what effective settings say. What can be carried over from the
+// policy before, if there is one, is.
+func newPolicy(s *Settings, st *stats, before *policy) *policy {
+	p := &policy{
+		access:    newAccess(s, st),
+		cross:     newCrossSite(s),
+		limits:    s.Limits,
+		proxies:   slices.Clone(s.TrustedProxies),
+		publishes: newRates(s.Limits.PublishesPerSecond, limitPublishes, st),
+		connects:  newRates(s.Limits.ConnectsPerSecond, limitConnects, st),
+	}
+	if before != nil {
+		p.number = before.number + 1
+		p.publishes = p.publishes.or(before.publishes)
+		p.connects = p.connects.or(before.connects)
+	}
+	return p
+}
+
+// visit returns who sends a request, and whether a page of another site makes it
+// write. A token that is refused counts for its address.
+func (p *policy) visit(r *http.Request, by asking) (visitor, *Problem) {
+	by.cookies = p.cross.cookieCounts(r)
+	v, refused := p.access.identify(r, by)
+	if refused != nil {
+		if !by.atOnce {
+			if _, limited := p.take(p.connects, visitor{}, r, 1); limited != nil {
+				return v, limited
+			}
+		}
+		return v, refused
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		refused = p.cross.mayWrite(r, v)
+	}
+	return v, refused
+}
+
+// Reload takes over AuthToken, Keys, Issuers, Public, TrustedProxies, the fields of
+// CORS, and Limits but for Head; nil is their defaults. It ends the streams whose
+// token is gone or grants them no longer ("revoked") and touches no other. Settings
+// that can't be used are refused and leave everything as it was. It is safe for
+// concurrent use.
+func (s *Server) Reload(settings *Settings) error {
+	if err := settings.Validate(); err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
+	effective := settings.effective()
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	p := newPolicy(&effective, s.stats, s.policy.Load())
+	s.policy.Store(p)
+	if m, ok := s.backend.(*memory); ok {
+		m.remember(p.limits.IdempotencyKeys)
+	}
+	s.registry.govern(p)
+	return nil
+}
+
+// govern has the registry go by a policy, and ends the streams that it does not
+// allow.
+func (r *registry) govern(p *policy) {
+	const together = 1000 // consumers looked at under one lock
+	r.mu.Lock()
+	r.policy = p
+	writers := r.writers
+	revoke := func(c *consumer) {
+		if !c.gone && !p.allowsLocked(c) {
+			w := c.global.side.writer
+			w.ends = append(w.ends, ending{consumer: c, reason: endRevoked})
+			w.stir()
+		}
+	}
+	for _, w := range writers {
+		for _, c := range w.joins {
+			revoke(c)
+		}
+		s := r.all.sideLocked(w)
+		if s == nil {
+			continue
+		}
+		// From the end: who leaves has its place taken by the last, which was
+		// looked at; who joins was judged by this policy.
+		for i := len(s.members) - 1; i >= 0; i-- {
+			if i%together == 0 {
+				r.mu.Unlock()
+				w.wake()
+				r.mu.Lock()
+				i = min(i, len(s.members)-1)
+				if i < 0 || r.policy != p {
+					break
+				}
+			}
+			revoke(s.members[i])
+		}
+	}
+	r.mu.Unlock()
+	for _, w := range writers {
+		w.wake()
+	}
+}
+
+// permits reports whether who has an identity may follow what is named.
+func (p *policy) permits(id *identity, names iter.Seq[string], hides bool) bool {
+	now, ok := p.access.current(id)
+	if !ok {
+		return false
+	}
+	v := visitor{identity: now}
+	if !p.access.asks {
+		v.identity = everybody
+	}
+	for name := range names {
+		if !p.access.follows(v, name) || name == "*" && v.hides() && !hides {
+			return false
+		}
+	}
+	return true
+}
+
+// allowsLocked reports whether a consumer may go on, and notes what its token
+// grants now.
+func (p *policy) allowsLocked(c *consumer) bool {
+	if !p.permits(c.identity(), c.named, c.hides) {
+		return false
+	}
+	if id := c.identity(); id != nil {
+		c.wider.identity, _ = p.access.current(id)
+	}
+	return true
+}
