@@ -37,7 +37,11 @@ func (m *Main) channels(cmd *cobra.Command, asJSON bool) error {
 		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
+	switch res.StatusCode {
+	case http.StatusOK:
+	case http.StatusForbidden: // an answer to HEAD has no detail
+		return errors.New("the token is not an administrator's: give one that is")
+	default:
 		return refusal(res)
 	}
 	listed, ok := strings.CutPrefix(res.Header.Get("X-Available-Channels"), "[")

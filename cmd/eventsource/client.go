@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -96,7 +98,17 @@ func (c *client) unreachable(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
+	if untrusted(err) {
+		return fmt.Errorf("can't trust %s: %w: if the certificate is your own, name its file in SSL_CERT_FILE", redacted(c.base), err)
+	}
 	return fmt.Errorf("can't reach %s: %w", redacted(c.base), err)
+}
+
+// untrusted reports whether err says that a server's certificate is not accepted,
+// which no repeat changes.
+func untrusted(err error) bool {
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
 }
 
 // refusal returns why the server refused: the detail of its problem document,
@@ -108,6 +120,8 @@ func refusal(res *http.Response) error {
 		return errors.New(p.Detail)
 	}
 	switch {
+	case res.StatusCode == http.StatusBadRequest && bytes.HasPrefix(body, []byte("Client sent an HTTP request to an HTTPS server")):
+		return errors.New("the server speaks TLS: give a URL that begins with https://")
 	case res.StatusCode == http.StatusUnauthorized:
 		return errors.New("the server wants a token that it knows: give --token or EVENTSOURCE_AUTH_TOKEN")
 	case res.StatusCode == http.StatusForbidden:

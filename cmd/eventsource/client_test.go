@@ -268,3 +268,48 @@ func TestWhatIsNoEventSourceServerIsToldOf(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// subscribe went on for ever with a certificate that it did not trust, and nothing
+// said what to do about it.
+func TestAClientSaysWhatToDoAboutTLS(t *testing.T) {
+	cert, key := certificateFiles(t, t.TempDir(), "localhost")
+	srv := serving(t, nil, "-c", quick(t, fmt.Sprintf("tls: {cert: %s, key: %s}\n", cert, key)), "--port", "0")
+	_, port, _ := strings.Cut(srv.url, "localhost:")
+	for _, command := range [][]string{{"publish", "a", "x"}, {"subscribe", "a"}, {"channels"}} {
+		r := run(t, []string{"EVENTSOURCE_URL=https://localhost:" + port}, "", command...)
+		if r.status != 1 || !strings.HasPrefix(r.stderr, "eventsource: can't trust https://localhost:"+port+": ") ||
+			!strings.HasSuffix(r.stderr, ": if the certificate is your own, name its file in SSL_CERT_FILE\n") || strings.Contains(r.stderr, "trying again") {
+			t.Errorf("%s: %+v", command[0], r)
+		}
+	}
+	for _, command := range [][]string{{"publish", "a", "x"}, {"subscribe", "a"}} {
+		run(t, []string{"EVENTSOURCE_URL=http://localhost:" + port}, "", command...).
+			wants(t, 1, "", "eventsource: the server speaks TLS: give a URL that begins with https://\n")
+	}
+}
+
+// A refusal that will pass is a stream with a comment, of which subscribe said only
+// that it had ended.
+func TestSubscribeSaysWhyItHasToWait(t *testing.T) {
+	asked := 0
+	url := httpServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if asked++; asked > 1 {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(w, "retry: 1\n: no more than 3 may\n\n")
+	})
+	r := run(t, []string{"EVENTSOURCE_URL=" + url}, "", "subscribe", "a")
+	if r.status != 1 || !strings.HasPrefix(r.stderr, `The server answered "no more than 3 may"; trying again in `) {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestChannelsWantsAnAdministrator(t *testing.T) {
+	srv := serving(t, nil, "-c", quick(t, "keys: [{token: a, publish: [a]}, {token: b, admin: true}]\n"), "--port", "0")
+	env := []string{"EVENTSOURCE_URL=" + srv.url}
+	run(t, env, "", "channels").wants(t, 1, "", "eventsource: the server wants a token that it knows: give --token or EVENTSOURCE_AUTH_TOKEN\n")
+	run(t, env, "", "channels", "--token", "a").wants(t, 1, "", "eventsource: the token is not an administrator's: give one that is\n")
+	run(t, env, "", "channels", "--token", "b").wants(t, 0, "", "")
+}

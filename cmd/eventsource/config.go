@@ -46,17 +46,7 @@ func (c *config) show() (string, error) {
 	var document yaml.MapSlice
 	comments := yaml.CommentMap{}
 	for _, k := range c.keys() {
-		section, name, nested := strings.Cut(k.name, ".")
-		item := yaml.MapItem{Key: name, Value: k.value.show()}
-		switch last := len(document) - 1; {
-		case !nested:
-			item.Key = section
-			document = append(document, item)
-		case last >= 0 && document[last].Key == section:
-			document[last].Value = append(document[last].Value.(yaml.MapSlice), item)
-		default:
-			document = append(document, yaml.MapItem{Key: section, Value: yaml.MapSlice{item}})
-		}
+		document = put(document, strings.Split(k.name, "."), k.value.show())
 		if o, ok := c.origins[k.name]; ok {
 			comments["$."+k.name] = []*yaml.Comment{yaml.HeadComment(" " + o.at(k.name))}
 		}
@@ -66,4 +56,17 @@ func (c *config) show() (string, error) {
 		return "", fmt.Errorf("print the configuration: %w", err)
 	}
 	return string(shown), nil
+}
+
+// put returns a document with a value at a path.
+func put(document yaml.MapSlice, path []string, v any) yaml.MapSlice {
+	if len(path) == 1 {
+		return append(document, yaml.MapItem{Key: path[0], Value: v})
+	}
+	last := len(document) - 1
+	if last < 0 || document[last].Key != path[0] {
+		document, last = append(document, yaml.MapItem{Key: path[0], Value: yaml.MapSlice{}}), last+1
+	}
+	document[last].Value = put(document[last].Value.(yaml.MapSlice), path[1:], v)
+	return document
 }

@@ -31,8 +31,13 @@ type config struct {
 	operations string
 	backend    string
 	sources    []sourceConfig
+	jwt        jwtConfigs
+	tls        tlsConfig
 	logLevel   string
 	logFormat  string
+
+	signers     []any        // what signs for each of jwt; nil: it is not at hand
+	certificate *certificate // of tls.cert and tls.key
 
 	origins map[string]origin // of each key that is not at its default
 }
@@ -60,6 +65,8 @@ func (c *config) keys() []key {
 		{"drain", "10s", duration{to: &s.Drain, zero: "0 would cut publishes off; give a duration such as 10s"}},
 		{"auth_token", "", secret{&s.AuthToken}},
 		{"public", "*", list{&s.Public}},
+		{"keys", []any{}, keyList{&s.Keys}},
+		{"jwt", map[string]any{}, issuerList{&c.jwt}},
 		{"cors.allow_origin", "", origins{&s.CorsAllowOrigin}},
 		{"cors.allow_method", "GET", list{&s.CorsAllowMethod}},
 		{"cors.allow_headers", "", list{&s.CorsAllowHeaders}},
@@ -74,11 +81,27 @@ func (c *config) keys() []key {
 		{"limits.channels_per_consumer", "100", atLeastOne(&s.Limits.ChannelsPerConsumer)},
 		{"limits.idempotency_keys", "100000", atLeastOne(&s.Limits.IdempotencyKeys)},
 		{"limits.consumers", "none", number[int]{&s.Limits.Consumers, 1, math.MaxInt, &unlimited}},
+		{"limits.consumers_per_channel", "none", number[int]{&s.Limits.ConsumersPerChannel, 1, math.MaxInt, &unlimited}},
+		{"limits.consumers_per_address", "none", number[int]{&s.Limits.ConsumersPerAddress, 1, math.MaxInt, &unlimited}},
+		{"limits.publishes_per_second", "none", rate{&s.Limits.PublishesPerSecond}},
+		{"limits.connects_per_second", "none", rate{&s.Limits.ConnectsPerSecond}},
+		{"trusted_proxies", []any{}, prefixes{&s.TrustedProxies}},
+		{"tls.cert", "", text{&c.tls.cert}},
+		{"tls.key", "", text{&c.tls.key}},
+		{"tls.acme.domains", []any{}, list{&c.tls.domains}},
+		{"tls.acme.email", "", text{&c.tls.email}},
+		{"tls.acme.cache", "", text{&c.tls.cache}},
+		{"tls.acme.directory", "", text{&c.tls.directory}},
 		{"backend", "memory:", backendURL{&c.backend}},
 		{"sources", []any{}, sourceList{&c.sources}},
 		{"log.level", "info", choice{&c.logLevel, []string{"debug", "info", "warn", "error"}}},
 		{"log.format", "text", choice{&c.logFormat, []string{"text", "json"}}},
 	}
+}
+
+// asks reports whether a token is asked for.
+func (c *config) asks() bool {
+	return c.settings.GetAuthToken() != "" || len(c.settings.Keys) > 0 || len(c.settings.Issuers) > 0
 }
 
 // level returns the least urgent level that is logged.
@@ -159,11 +182,12 @@ func (o origin) message(path string, err error) string {
 	if m, ok := errors.AsType[*memberError](err); ok {
 		member, err = m.path, m.err
 	}
+	named := strings.TrimPrefix(member, ".")
 	switch {
 	case o.lines != nil:
 		return fmt.Sprintf("%s: %s%s: %v", o.at(path+member), path, member, err)
-	case member != "":
-		return fmt.Sprintf("%s: %s: %v", o.name, member, err)
+	case named != "":
+		return fmt.Sprintf("%s: %s: %v", o.name, named, err)
 	}
 	return fmt.Sprintf("%s: %v", o.name, err)
 }
@@ -177,8 +201,21 @@ type setting struct {
 // A layer is the settings of one origin by the names of their keys.
 type layer map[string]setting
 
-// configure reads the configuration: files, variables and flags.
+// configure reads the configuration: files, variables and flags; and the files that
+// it names.
 func (m *Main) configure(flags *pflag.FlagSet) (*config, error) {
+	c, err := m.read(flags)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.build(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// read reads the configuration without the files that it names.
+func (m *Main) read(flags *pflag.FlagSet) (*config, error) {
 	c := &config{origins: map[string]origin{}}
 	keys := c.keys()
 	wrong := &configError{}
@@ -206,41 +243,68 @@ func (m *Main) configure(flags *pflag.FlagSet) (*config, error) {
 		return nil, wrong
 	}
 	c.settings.Port = c.port
-	if err := c.build(wrong); err != nil {
-		return nil, err
-	}
 	return c, nil
 }
 
-// build makes the sources and has the library look at the settings.
-func (c *config) build(wrong *configError) error {
+// build makes the sources, reads keys and certificates, and has the library look at
+// the settings.
+func (c *config) build() error {
+	wrong := &configError{}
 	if c.operations != "" {
 		address, err := operationsAddress(c.operations)
 		if err != nil {
-			wrong.add(c.origins["operations"].message("operations", err))
+			wrong.add(c.message("operations", err))
 		}
 		c.operations = address
+	}
+	for i := range c.jwt.all {
+		is, signer, err := c.jwt.all[i].open()
+		if m, ok := errors.AsType[*memberError](err); ok {
+			wrong.add(c.message("jwt", &memberError{c.jwt.member(i) + m.path, m.err}))
+			continue
+		}
+		c.settings.Issuers = append(c.settings.Issuers, is)
+		c.signers = append(c.signers, signer)
+	}
+	if len(wrong.wrong) > 0 {
+		return wrong // or else issuers have other numbers
+	}
+	if key, err := c.loadTLS(); err != nil {
+		wrong.add(c.message(key, err))
 	}
 	for i, sc := range c.sources {
 		src, err := sc.open()
 		if err != nil {
-			wrong.add(c.origins["sources"].message("sources", &memberError{fmt.Sprintf("[%d]", i), err}))
+			wrong.add(c.message("sources", &memberError{fmt.Sprintf("[%d]", i), err}))
 			continue
 		}
 		c.settings.Sources = append(c.settings.Sources, src)
 	}
 	for _, err := range split(c.settings.Validate()) {
 		name, detail, _ := strings.Cut(err.Error(), ": ")
-		if o, ok := c.origins[name]; ok {
-			wrong.add(o.message(name, errors.New(detail)))
-		} else {
-			wrong.add(err.Error())
+		err = errors.New(detail)
+		if i := strings.IndexByte(name, '['); i >= 0 {
+			member := name[i:]
+			if name = name[:i]; name == "jwt" {
+				member = c.jwt.configured(member)
+			}
+			err = &memberError{member, err}
 		}
+		wrong.add(c.message(name, err))
 	}
 	if len(wrong.wrong) > 0 {
 		return wrong
 	}
 	return nil
+}
+
+// message returns what is wrong with a key, and where it was set.
+func (c *config) message(key string, err error) string {
+	o, ok := c.origins[key]
+	if !ok {
+		return origin{name: key}.message(key, err)
+	}
+	return o.message(key, err)
 }
 
 // split returns the errors that errors.Join joined.
@@ -298,6 +362,16 @@ func (m *Main) fileLayers(flags *pflag.FlagSet, keys []key, wrong *configError) 
 	return layers
 }
 
+// withoutValues returns what the parser of YAML says, but for what it quotes of the
+// file, which may be a secret: only which key stands twice may be told.
+func withoutValues(message string) string {
+	if strings.HasPrefix(message, "mapping key ") {
+		return message
+	}
+	message, _, _ = strings.Cut(message, `"`)
+	return strings.TrimRight(message, " :")
+}
+
 // readFile reads one YAML file.
 func readFile(file string, content []byte, keys []key, wrong *configError) layer {
 	tree, err := parser.ParseBytes(content, 0)
@@ -307,9 +381,9 @@ func readFile(file string, content []byte, keys []key, wrong *configError) layer
 	}
 	if err != nil {
 		if at, ok := errors.AsType[yaml.Error](err); ok && at.GetToken() != nil {
-			wrong.addf("%s:%d: no YAML: %s", file, at.GetToken().Position.Line, at.GetMessage())
+			wrong.addf("%s:%d: no YAML: %s", file, at.GetToken().Position.Line, withoutValues(at.GetMessage()))
 		} else {
-			wrong.addf("%s: no YAML: %v", file, err)
+			wrong.addf("%s: no YAML: what begins with * or & and is text belongs in quotes", file)
 		}
 		return nil
 	}
@@ -395,7 +469,9 @@ func children(section string, keys []key) []string {
 	var names []string
 	for _, k := range keys {
 		if name, ok := strings.CutPrefix(k.name, section+"."); ok {
-			names = append(names, name)
+			if name, _, _ = strings.Cut(name, "."); !slices.Contains(names, name) {
+				names = append(names, name)
+			}
 		}
 	}
 	return names
@@ -459,8 +535,10 @@ func nearestKey(name string, keys []key) string {
 	known := map[string]bool{}
 	for _, k := range keys {
 		known[k.name] = true
-		if section, _, ok := strings.Cut(k.name, "."); ok {
-			known[section] = true
+		for i, c := range k.name {
+			if c == '.' {
+				known[k.name[:i]] = true
+			}
 		}
 	}
 	best, least := "", math.MaxInt

@@ -39,6 +39,11 @@ func TestBadConfigurationIsToldWithItsPlaceAndWhatWouldBeRight(t *testing.T) {
 			want: []string{`FILE:3: no YAML: ',' or ']' must be specified`}},
 		{name: "a key twice", file: "port: 1\nport: 2\n",
 			want: []string{`FILE:2: no YAML: mapping key "port" already defined at [1:1]`}},
+		{name: "a secret taken for an alias", file: "auth_token: *geheim\n", want: []string{`FILE:1: no YAML: could not find alias`}},
+		{name: "a secret taken for one that is merged", file: "<<: *geheim\n",
+			want: []string{`FILE: no YAML: what begins with * or & and is text belongs in quotes`}},
+		{name: "a secret taken for a block's header", file: "auth_token: |geheim\n", want: []string{`FILE:1: no YAML: invalid header option`}},
+		{name: "a secret with a tag", file: "auth_token: !!bool geheim\n", want: []string{`FILE:1: no YAML: cannot convert`}},
 		{name: "two documents", file: "port: 1\n---\nport: 2\n",
 			want: []string{`FILE: has 2 YAML documents; one is read`}},
 		{name: "no file", args: []string{"-c", "/nowhere/x.yml"},
@@ -123,6 +128,96 @@ func TestBadConfigurationIsToldWithItsPlaceAndWhatWouldBeRight(t *testing.T) {
 		{name: "a path twice", file: "sources: [{type: webhook, channel: a}, {type: webhook, channel: b}]\n",
 			want: []string{`FILE:1: sources: path "/api/events" is taken twice`}},
 
+		{name: "keys that are none", env: []string{"EVENTSOURCE_KEYS=geheim"},
+			want: []string{`EVENTSOURCE_KEYS: is no list; give one such as [{token: "…", publish: ["news.*"]}]`}},
+		{name: "a key that is none", file: "keys: [geheim]\n",
+			want: []string{`FILE:1: keys[0]: is no key; give one such as {token: "…", publish: ["news.*"]}`}},
+		{name: "a key without a token", file: "keys:\n  - publish: a\n", want: []string{`FILE:2: keys[0].token: none is given`}},
+		{name: "a key's member", file: "keys:\n  - token: a\n  - token: b\n    publsh: a\n",
+			want: []string{`FILE:4: keys[1].publsh: unknown key; the nearest one is "publish"`}},
+		{name: "a key's wildcard", file: "keys:\n  - token: a\n    publish:\n      - a.*\n      - a.*.b\n",
+			want: []string{`FILE:5: keys[0].publish[1]: "a.*.b" holds '*': ` + rule}},
+		{name: "a key's wildcard in a variable", env: []string{`EVENTSOURCE_KEYS=[{token: a, subscribe: "a.*.b"}]`},
+			want: []string{`EVENTSOURCE_KEYS: [0].subscribe[0]: "a.*.b" holds '*': ` + rule}},
+		{name: "a hash that is none", file: "keys: [{token: 'sha256:geheim'}]\n",
+			want: []string{`FILE:1: keys[0].token: after "sha256:" belong 64 hexadecimal digits`}},
+		{name: "a token that is a number in a key", file: "keys: [{token: 5, admin: perhaps}]\n",
+			want: []string{`FILE:1: keys[0].admin: "perhaps" is neither true nor false`, `FILE:1: keys[0].token: is no text; write it in quotes`}},
+		{name: "a token twice", file: "keys:\n  - token: a\n  - token: a\n",
+			want: []string{`FILE:3: keys[1].token: it is that of keys[0], too: give each key one of its own`}},
+
+		{name: "jwt that is none", file: "jwt: geheim\n",
+			want: []string{`FILE:1: jwt: is no set of keys and no list of them; give one such as {key_file: issuer.pem, audience: events}`}},
+		{name: "an issuer that is none", file: "jwt:\n  - geheim\n",
+			want: []string{`FILE:2: jwt[0]: is no set of keys; give one such as {key_file: issuer.pem, audience: events}`}},
+		{name: "jwt without a key", file: "jwt:\n  issuer: a\n",
+			want: []string{`FILE:1: jwt: has no key to check signatures with; give key, key_file or jwks_url`}},
+		{name: "jwt with two keys", file: "jwt:\n  key: a\n  jwks_url: http://b\n",
+			want: []string{`FILE:2: jwt.key: there is jwks_url, too; give one of them`}},
+		{name: "an issuer with two keys", file: "jwt:\n  - key: a\n    key_file: b\n",
+			want: []string{`FILE:3: jwt[0].key_file: there is key, too; give one of them`}},
+		{name: "jwt's key", file: "jwt:\n  kay: a\n", want: []string{`FILE:2: jwt.kay: unknown key; the nearest one is "key"`}},
+		{name: "jwt's key in a variable", env: []string{"EVENTSOURCE_JWT={kay: a}"},
+			want: []string{`EVENTSOURCE_JWT: kay: unknown key; the nearest one is "key"`}},
+		{name: "a short secret", file: "jwt:\n  issuer: a\n  key: geheim\n",
+			want: []string{`FILE:3: jwt.key: the secret has 6 bytes; give one of at least 32 (RFC 7518, 3.2)`}},
+		{name: "a short secret of the second", file: "jwt:\n  - key: 0123456789012345678901234567890123456789\n  - {key: geheim, algorithm: HS512}\n",
+			want: []string{`FILE:3: jwt[1].key: the secret has 6 bytes; give one of at least 64 (RFC 7518, 3.2)`}},
+		{name: "a secret for RS256", file: "jwt:\n  key: geheim\n  algorithm: RS256\n",
+			want: []string{`FILE:2: jwt.key: it is no key for RS256: a secret is for HS256, HS384 and HS512`}},
+		{name: "an algorithm", file: "jwt:\n  key: geheim\n  algorithm: none\n",
+			want: []string{`FILE:3: jwt.algorithm: "none" is none of HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA`}},
+		{name: "a file that is not there", file: "jwt:\n  key_file: /nowhere/geheim.pem\n",
+			want: []string{`FILE:2: jwt.key_file: open /nowhere/geheim.pem: no such file or directory`}},
+		{name: "PEM that is none", file: "jwt:\n  key: |\n    -----BEGIN PUBLIC KEY-----\n    MAA=\n    -----END PUBLIC KEY-----\n",
+			want: []string{`FILE:2: jwt.key: holds a broken PUBLIC KEY: asn1: syntax error: sequence truncated`}},
+		{name: "a set's URL", file: "jwt:\n  - jwks_url: ftp://joe:geheim@a\n",
+			want: []string{`FILE:2: jwt[0].jwks_url: is no URL such as https://login.example.org/jwks.json`}},
+		{name: "a secret for a set", file: "jwt: {jwks_url: http://a, algorithm: HS256}\n",
+			want: []string{`FILE:1: jwt.algorithm: HS256 has a secret and no public keys: give one such as RS256`}},
+		{name: "leeway", file: "jwt: {key: geheim, leeway: 5}\n", want: []string{`FILE:1: jwt.leeway: 5 has no unit; give a duration such as 5s`}},
+		{name: "subject", file: "jwt: {key: geheim, subject_claim: ''}\n", want: []string{`FILE:1: jwt.subject_claim: is empty; give a claim such as sub`}},
+
+		{name: "consumers of a channel", file: "limits: {consumers_per_channel: 0}\n",
+			want: []string{`FILE:1: limits.consumers_per_channel: 0 is below 1, or "none"`}},
+		{name: "no rate", file: "limits: {publishes_per_second: 0}\n",
+			want: []string{`FILE:1: limits.publishes_per_second: 0 is not above 0; give a number such as 100 or 0.5, or "none"`}},
+		{name: "a rate that is none", env: []string{"EVENTSOURCE_LIMITS__CONNECTS_PER_SECOND=5/s"},
+			want: []string{`EVENTSOURCE_LIMITS__CONNECTS_PER_SECOND: "5/s" is no number; give one such as 100 or 0.5, or "none"`}},
+		{name: "a rate that is no number", file: "limits: {publishes_per_second: .nan}\n",
+			want: []string{`FILE:1: limits.publishes_per_second: NaN is not above 0; give a number such as 100 or 0.5, or "none"`}},
+		{name: "too high a rate", file: "limits: {publishes_per_second: 1e10}\n",
+			want: []string{`FILE:1: limits.publishes_per_second: 1e+10 is not between 0 and a billion`}},
+		{name: "proxies", file: "trusted_proxies:\n  - 10.0.0.0/8\n  - proxy\n",
+			want: []string{`FILE:3: trusted_proxies[1]: "proxy" is no address and no network; give one such as 10.0.0.1 or 10.0.0.0/8`}},
+
+		{name: "a certificate without a key", file: "tls:\n  cert: a\n",
+			want: []string{`FILE:2: tls.cert: there is no tls.key beside it; give the file of its private key`}},
+		{name: "a key without a certificate", env: []string{"EVENTSOURCE_TLS__KEY=a"},
+			want: []string{`EVENTSOURCE_TLS__KEY: there is no tls.cert beside it; give the file of its certificate`}},
+		{name: "files and domains", file: "tls:\n  cert: a\n  key: b\n  acme:\n    domains: [events.example.org]\n",
+			want: []string{`FILE:5: tls.acme.domains: there are tls.cert and tls.key, too; give files or domains`}},
+		{name: "a certificate that is not there", file: "tls: {cert: /nowhere/a, key: b}\n",
+			want: []string{`FILE:1: tls.cert: open /nowhere/a: no such file or directory`}},
+		{name: "a wildcard's certificate", file: "tls:\n  acme:\n    domains: '*.example.org'\n",
+			want: []string{`FILE:3: tls.acme.domains: "*.example.org" is a wildcard, for which this program gets no certificate (TLS-ALPN-01); name each host`}},
+		{name: "a host with a port", file: "tls: {acme: {domains: ['a.example:443']}}\n",
+			want: []string{`FILE:1: tls.acme.domains: "a.example:443" is no name of a host such as events.example.org`}},
+		{name: "a host in one word", file: "tls: {acme: {domains: [localhost]}}\n",
+			want: []string{`FILE:1: tls.acme.domains: "localhost" is no name of a host such as events.example.org`}},
+		{name: "a host in Unicode", file: "tls: {acme: {domains: [münchen.example]}}\n",
+			want: []string{`FILE:1: tls.acme.domains: "münchen.example" is not ASCII; give the name in Punycode, xn--…`}},
+		{name: "an address without domains", file: "tls: {acme: {email: a@b.example}}\n",
+			want: []string{`FILE:1: tls.acme.email: there are no tls.acme.domains; name the hosts that certificates are for`}},
+		{name: "an ACME server", file: "tls: {acme: {domains: a.example, directory: 'http://joe:geheim@a.example'}}\n",
+			want: []string{`FILE:1: tls.acme.directory: "http://********@a.example" is no URL such as https://acme-staging-v02.api.letsencrypt.org/directory`}},
+		{name: "a key of acme", file: "tls:\n  acme:\n    domain: a.example\n",
+			want: []string{`FILE:3: unknown key "tls.acme.domain"; the nearest one is "tls.acme.domains"`}},
+		{name: "acme as a key", file: "acme: {domains: a.example}\n",
+			want: []string{`FILE:1: unknown key "acme"; the nearest one is "tls.acme"`}},
+		{name: "tls that is a value", file: "tls: true\n",
+			want: []string{`FILE:1: tls: true stands where its keys belong: cert, key, acme`}},
+
 		{name: "unknown variable", env: []string{"EVENTSOURCE_HISTORY_EVENTS=5"},
 			want: []string{`EVENTSOURCE_HISTORY_EVENTS: unknown variable; the nearest one is EVENTSOURCE_HISTORY__EVENTS`}},
 		{name: "variable in lower case", env: []string{"EVENTSOURCE_port=5"},
@@ -192,24 +287,39 @@ func TestLaterLayersWin(t *testing.T) {
 }
 
 func TestConfigMasksSecretsAndReadsBackTheSame(t *testing.T) {
+	cert, key := certificateFiles(t, t.TempDir(), "a.example")
 	file := write(t, "config.yml", `auth_token: geheim
+keys:
+  - {token: geheim1, subscribe: [a, "b.*"], publish: all}
+  - {token: "sha256:`+strings.Repeat("5ec7e7", 10)+`dead", admin: true}
+jwt:
+  - {jwks_url: "https://joe:geheim@login.example/keys?key=geheim", issuer: https://login.example, audience: [a, b], leeway: 90s}
+  - {key_file: `+key+`, algorithm: ES256, require_expiry: false, subject_claim: email}
+trusted_proxies: [10.1.2.3/8, "::1", "::ffff:1.2.3.4"]
+tls: {cert: `+cert+`, key: `+key+`}
 heartbeat: none
 history: {events: 0, age: none, bytes: 1000}
-limits: {consumers: 5, body: 512KiB}
+limits: {consumers: 5, body: 512KiB, consumers_per_address: 7, publishes_per_second: 0.5, connects_per_second: 100}
 cors: {allow_origin: [https://a.example, https://b.example]}
 headers: {X-A.b: "5"}
 public: []
 sources: [{type: webhook, channel: a, secret: geheim2, event: e}]
 `)
+	comments := regexp.MustCompile(`(?m)^ *#.*\n`)
 	r := run(t, nil, "", "config", "-c", file)
 	if r.status != 0 {
 		t.Fatalf("ended with %d: %s", r.status, r.stderr)
 	}
-	if strings.Contains(r.stdout, "geheim") {
+	if strings.Contains(r.stdout, "geheim") || strings.Contains(r.stdout, "5ec7e7") || strings.Contains(r.stdout, "joe") {
 		t.Errorf("a secret is shown:\n%s", r.stdout)
 	}
+	for _, want := range []string{"\n  - 10.0.0.0/8\n  - ::1\n  - 1.2.3.4\n", "\n  publishes_per_second: 0.5\n", "\n  connects_per_second: 100\n",
+		"https://********@login.example/keys?********", "    leeway: 1m30s\n", "    require_expiry: false\n"} {
+		if !strings.Contains(comments.ReplaceAllString(r.stdout, ""), want) {
+			t.Errorf("%q is not in:\n%s", want, r.stdout)
+		}
+	}
 	again := run(t, nil, "", "config", "-c", write(t, "config.yml", r.stdout))
-	comments := regexp.MustCompile(`(?m)^ *#.*\n`)
 	if got, want := comments.ReplaceAllString(again.stdout, ""), comments.ReplaceAllString(r.stdout, ""); got != want {
 		t.Errorf("read back it is\n%s\nand was\n%s\n%s", got, want, again.stderr)
 	}
@@ -289,9 +399,15 @@ func TestEveryKeyIsDocumentedAndEveryDocumentedKeyExists(t *testing.T) {
 			t.Errorf("docs/configuration.md has a row for what is not so: %s", d)
 		}
 	}
-	for _, key := range []string{"path", "channel", "event", "secret"} {
-		if !strings.Contains(string(page), "\n| `"+key+"` | ") {
-			t.Errorf("docs/configuration.md says nothing of a webhook's %s", key)
+	for what, members := range map[string][]string{
+		"a webhook's": {"path", "channel", "event", "secret"},
+		"a key's":     {"token", "subscribe", "publish", "admin"},
+		"jwt's":       {"algorithm", "key", "key_file", "jwks_url", "issuer", "audience", "subject_claim", "leeway", "require_expiry"},
+	} {
+		for _, member := range members {
+			if !strings.Contains(string(page), "\n| `"+member+"` | ") {
+				t.Errorf("docs/configuration.md says nothing of %s %s", what, member)
+			}
 		}
 	}
 }
@@ -308,7 +424,9 @@ func TestExamplesAreRight(t *testing.T) {
 
 func FuzzConfigurationIsReadOrRefused(f *testing.F) {
 	for _, seed := range []string{"", "port: 1\n", "history: {events: 0}\n", "sources:\n  - type: webhook\n    channel: a\n",
-		"a: &b [1]\npublic: *b\n", "headers: {? [a] : b}\n", "port: !!str 5\n", "<<: {port: 5}\n"} {
+		"a: &b [1]\npublic: *b\n", "headers: {? [a] : b}\n", "port: !!str 5\n", "<<: {port: 5}\n",
+		"keys: [{token: a, publish: b}]\njwt: {key: a}\n", "jwt: [{jwks_url: 'http://a@b?c'}]\n", "tls: {acme: {domains: a.b}}\ntrusted_proxies: ::1\n",
+		"limits: {publishes_per_second: 1e3}\n"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {

@@ -116,6 +116,8 @@ command line or the configuration is wrong.`,
 		m.publishCommand(),
 		m.subscribeCommand(),
 		m.channelsCommand(),
+		m.tokenCommand(),
+		m.keysCommand(),
 		m.configCommand(),
 		m.healthcheckCommand(),
 		m.versionCommand(),
@@ -141,13 +143,15 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// logger returns what the configuration asks for.
-func (m *Main) logger(c *config) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.level()}
+// logger returns what the configuration asks for, and what sets its level.
+func (m *Main) logger(c *config) (*slog.Logger, *slog.LevelVar) {
+	level := &slog.LevelVar{}
+	level.Set(c.level())
+	options := &slog.HandlerOptions{Level: level}
 	if c.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(m.Stderr, options))
+		return slog.New(slog.NewJSONHandler(m.Stderr, options)), level
 	}
-	return slog.New(slog.NewTextHandler(m.Stderr, options))
+	return slog.New(slog.NewTextHandler(m.Stderr, options)), level
 }
 
 // redacted returns a URL for people to read, without its user and query, which

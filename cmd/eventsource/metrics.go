@@ -38,6 +38,8 @@ var (
 	gapsMetric        = metric("gaps_total", "Gaps that consumers were told of.")
 	disconnectsMetric = metric("disconnects_total", "Consumers that went, by reason.", "reason")
 	refusalsMetric    = metric("refusals_total", "Requests that were refused, by status.", "status")
+	limitedMetric     = metric("limited_total", "Requests that a limit refused, by its name.", "limit")
+	verifiedMetric    = metric("tokens_verified_total", "JWTs that were checked, by result; one that is remembered is not checked again.", "result")
 	startedMetric     = metric("start_time_seconds", "When the server was opened, in Unix time.")
 )
 
@@ -78,6 +80,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for status, n := range s.Refusals {
 		send(refusalsMetric, prometheus.CounterValue, float64(n), strconv.Itoa(status))
 	}
+	for limit, n := range s.Limited {
+		send(limitedMetric, prometheus.CounterValue, float64(n), limit)
+	}
+	send(verifiedMetric, prometheus.CounterValue, float64(s.Verified), "accepted")
+	send(verifiedMetric, prometheus.CounterValue, float64(s.Unverified), "refused")
 }
 
 func oneIf(b bool) float64 {

@@ -27,6 +27,8 @@ func (m *Main) serveCommand() *cobra.Command {
 		Long: `Serve events until SIGTERM or SIGINT, then let publishes under way complete within
 "drain" and tell consumers when to come back. A second signal ends it at once.
 
+SIGHUP has it read the configuration again: keys, JWTs, limits, CORS, certificates.
+
 Settings come from /etc/eventsource/config.yml, then config.yml beside the program (or
 --config FILE in place of both), then EVENTSOURCE_* variables (two underscores nest:
 EVENTSOURCE_HISTORY__EVENTS), then flags; the later one wins.`,
@@ -47,8 +49,17 @@ func (m *Main) serve(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	log := m.logger(c)
+	log, level := m.logger(c)
 	c.settings.Logger = log
+	sets := newKeySets(log)
+	defer sets.close()
+	if err := sets.open(c); err != nil {
+		return err
+	}
+	prepare, err := c.speakTLS(log)
+	if err != nil {
+		return err
+	}
 
 	// From here on, a signal finds who listens for it.
 	signals := make(chan os.Signal, 4)
@@ -72,13 +83,18 @@ func (m *Main) serve(cmd *cobra.Command) error {
 		pages.addTo(srv)
 	}
 	go func() { served <- srv.Serve(first) }()
+	go prepare()
 	log.Info("listening", "address", first.Addr().String(), "descriptors", descriptorLimit())
 	if operators != nil {
 		log.Info("listening for operators", "address", operators.Addr().String())
 	}
+	if tcp, ok := first.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && !c.asks() {
+		log.Warn("nobody is asked for a token: whoever reaches this address may publish to every channel and follow every one; set auth_token, keys or jwt")
+	}
 	m.announce(c, first.Addr())
 
-	err = m.wait(cmd.Context(), signals, served, log)
+	r := &reloading{main: m, flags: cmd.Flags(), server: srv, started: c, now: c, sets: sets, level: level, log: log}
+	err = m.wait(cmd.Context(), signals, served, r)
 	if err != nil {
 		return errors.Join(err, shutdown(srv, c))
 	}
@@ -86,7 +102,7 @@ func (m *Main) serve(cmd *cobra.Command) error {
 }
 
 // wait returns nil when the server is told to stop, or why it serves no more.
-func (m *Main) wait(ctx context.Context, signals <-chan os.Signal, served <-chan error, log *slog.Logger) error {
+func (m *Main) wait(ctx context.Context, signals <-chan os.Signal, served <-chan error, r *reloading) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -95,10 +111,10 @@ func (m *Main) wait(ctx context.Context, signals <-chan os.Signal, served <-chan
 			return err
 		case s := <-signals:
 			if s != syscall.SIGHUP {
-				log.Info("stopping", "signal", s.String())
+				r.log.Info("stopping", "signal", s.String())
 				return nil
 			}
-			log.Warn("SIGHUP changes nothing: restart to read the configuration again")
+			r.reload()
 		}
 	}
 }
@@ -169,7 +185,7 @@ func listenError(address, instead string, err error) error {
 
 // announce says where the server listens, and to a person how to try it.
 func (m *Main) announce(c *config, addr net.Addr) {
-	url := urlOf(addr)
+	url := urlOf(c.tls.scheme(), addr)
 	fmt.Fprintf(m.Stdout, "Listening on %s\n", url)
 	if !isTerminal(m.Stdout) {
 		return
@@ -181,7 +197,7 @@ func (m *Main) announce(c *config, addr net.Addr) {
 func tryLines(c *config, url string) string {
 	channel := url + strings.TrimRight(c.settings.BasePath, "/") + "/updates"
 	token := ""
-	if c.settings.GetAuthToken() != "" {
+	if c.asks() {
 		token = " -H 'Auth-Token: TOKEN'"
 	}
 	follow := token
@@ -198,16 +214,16 @@ Follow a channel in one terminal, publish to it in another:
 }
 
 // urlOf returns how a program on this machine reaches a listener.
-func urlOf(addr net.Addr) string {
+func urlOf(scheme string, addr net.Addr) string {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
-		return "http://" + addr.String()
+		return scheme + "://" + addr.String()
 	}
 	host := tcp.IP.String()
 	if tcp.IP.IsUnspecified() || tcp.IP.Equal(net.IPv4(127, 0, 0, 1)) {
 		host = "localhost"
 	}
-	return "http://" + net.JoinHostPort(host, strconv.Itoa(tcp.Port))
+	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(tcp.Port))
 }
 
 // An operations serves the pages of who runs the server.

@@ -69,7 +69,7 @@ func TestSIGTERMDrainsAndEndsWithZero(t *testing.T) {
 	}
 	defer res.Body.Close()
 	srv.Process.Signal(syscall.SIGHUP) // which must not end it
-	until(t, "SIGHUP is logged", func() bool { return strings.Contains(srv.stderr.String(), "SIGHUP") })
+	until(t, "SIGHUP is logged", func() bool { return strings.Contains(srv.stderr.String(), "msg=reloaded") })
 	srv.Process.Signal(syscall.SIGTERM)
 	stream := bufio.NewScanner(res.Body)
 	last := ""

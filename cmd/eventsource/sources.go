@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -25,13 +23,7 @@ func (s sourceConfig) open() (eventsource.Source, error) { return webhook.New(s.
 type sourceList struct{ to *[]sourceConfig }
 
 func (l sourceList) set(v any) error {
-	if s, ok := v.(string); ok {
-		v = nil
-		if err := yaml.Unmarshal([]byte(s), &v); err != nil {
-			v = s
-		}
-	}
-	if v == nil {
+	if v = fromText(v); v == nil {
 		*l.to = nil
 		return nil
 	}
@@ -65,24 +57,13 @@ func (s *sourceConfig) set(path string, keys map[string]any) []error {
 	}
 	c := &s.webhook
 	known := map[string]value{
+		"type":    nil,
 		"path":    text{&c.Path},
 		"channel": text{&c.Channel},
 		"event":   text{&c.Event},
 		"secret":  secret{&c.Secret},
 	}
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(keys)) {
-		switch to, ok := known[name]; {
-		case name == "type" || ok && keys[name] == nil:
-		case !ok:
-			names := append(slices.Sorted(maps.Keys(known)), "type")
-			errs = append(errs, &memberError{path + "." + name, fmt.Errorf("unknown key; the nearest one is %q", nearest(name, names))})
-		default:
-			if err := to.set(keys[name]); err != nil {
-				errs = append(errs, &memberError{path + "." + name, err})
-			}
-		}
-	}
+	errs := setMembers(path, keys, known)
 	if c.Path == "" {
 		c.Path = webhook.DefaultPath
 	}

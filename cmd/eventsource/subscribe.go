@@ -120,6 +120,12 @@ func (m *Main) subscribe(ctx context.Context, c *client, s *subscription) error 
 	if err != nil {
 		return err
 	}
+	var ended error // why no more is printed
+	seen := 0
+	end := func(why error) {
+		ended = why
+		cancel()
+	}
 	streams := *c.http
 	streams.Transport = streamTransport{}
 	sseClient := &sse.Client{
@@ -132,16 +138,13 @@ func (m *Main) subscribe(ctx context.Context, c *client, s *subscription) error 
 			return sse.DefaultValidator(res)
 		},
 		OnRetry: func(err error, wait time.Duration) {
-			if !s.quiet {
+			switch {
+			case untrusted(err):
+				end(c.unreachable(err))
+			case !s.quiet:
 				fmt.Fprintf(m.Stderr, "%s; trying again in %v\n", lost(c, err), wait.Round(time.Millisecond))
 			}
 		},
-	}
-	var ended error // why no more is printed
-	seen := 0
-	end := func(why error) {
-		ended = why
-		cancel()
 	}
 	connection := sseClient.NewConnection(r)
 	connection.Buffer(nil, math.MaxInt32)
@@ -249,7 +252,7 @@ func lost(c *client, err error) string {
 		return "The stream ended"
 	}
 	if p, ok := errors.AsType[*passing](failed.Err); ok {
-		return "The server answered " + p.status
+		return "The server answered " + p.answer
 	}
 	return "C" + c.unreachable(failed.Err).Error()[1:]
 }
@@ -259,10 +262,11 @@ func lost(c *client, err error) string {
 // off at the end of the body for a whole one.
 type streamTransport struct{}
 
-// A passing is an answer after which a repeat may succeed.
-type passing struct{ status string }
+// A passing is an answer after which a repeat may succeed: a status, or what a
+// stream that ended at once gave as its reason.
+type passing struct{ answer string }
 
-func (p *passing) Error() string { return "the server answered " + p.status }
+func (p *passing) Error() string { return "the server answered " + p.answer }
 
 // RoundTrip returns an error for what will pass.
 func (streamTransport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -274,10 +278,35 @@ func (streamTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		res.Body.Close()
 		return nil, &passing{res.Status}
 	}
-	if res.StatusCode == http.StatusOK {
+	switch {
+	case res.StatusCode != http.StatusOK:
+	case res.ContentLength > 0 && res.ContentLength <= 4<<10:
+		// No stream has a length: it is a refusal, with the time to come back.
+		res.Body = &refused{ReadCloser: res.Body}
+	default:
 		res.Body = &wholeEvents{ReadCloser: res.Body}
 	}
 	return res, nil
+}
+
+// A refused is a stream that ends with the reason that its comment gives.
+type refused struct {
+	io.ReadCloser
+	text []byte
+}
+
+// Read reads what came.
+func (r *refused) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.text = append(r.text, p[:n]...)
+	if err == io.EOF {
+		for line := range strings.Lines(string(r.text)) {
+			if reason, ok := strings.CutPrefix(strings.TrimSpace(line), ": "); ok {
+				return n, &passing{strconv.Quote(reason)}
+			}
+		}
+	}
+	return n, err
 }
 
 // A wholeEvents ends a stream that stops within an event with an error, so that

@@ -138,6 +138,48 @@ func (n number[T]) show() any {
 	return *n.to
 }
 
+// A rate is how often something may happen in a second, or "none": 0.
+type rate struct{ to *float64 }
+
+func (r rate) set(v any) error {
+	var f float64
+	switch n := v.(type) {
+	case float64:
+		f = n
+	case string:
+		if n == "none" {
+			*r.to = 0
+			return nil
+		}
+		var err error
+		if f, err = strconv.ParseFloat(n, 64); err != nil {
+			return fmt.Errorf(`%s is no number; give one such as 100 or 0.5, or "none"`, described(v))
+		}
+	default:
+		i, err := integer(v)
+		if err != nil {
+			return fmt.Errorf(`%s is no number; give one such as 100 or 0.5, or "none"`, described(v))
+		}
+		f = float64(i)
+	}
+	if !(f > 0) {
+		return fmt.Errorf(`%v is not above 0; give a number such as 100 or 0.5, or "none"`, f)
+	}
+	*r.to = f
+	return nil
+}
+
+func (r rate) show() any {
+	switch f := *r.to; {
+	case f == 0:
+		return "none"
+	case f == math.Trunc(f) && f < 1<<53:
+		return int64(f)
+	default:
+		return f
+	}
+}
+
 // A count is how many events are kept; 0 and "none" keep none.
 type count struct{ to *int }
 
