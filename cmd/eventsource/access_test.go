@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/railsmechanic/eventsource/internal/browsertest"
+)
+
+// A shell runs the commands of a page of the documentation, one block after the
+// other.
+type shell struct {
+	t      *testing.T
+	stdin  io.Writer
+	blocks int
+
+	mu     sync.Mutex
+	output bytes.Buffer
+}
+
+// Write takes what the commands print.
+func (s *shell) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.output.Write(b)
+}
+
+// run runs a block and returns what it prints.
+func (s *shell) run(block string) string {
+	s.t.Helper()
+	s.blocks++
+	end := fmt.Sprintf("@@ end of block %d @@\n", s.blocks)
+	s.mu.Lock()
+	begin := s.output.Len()
+	s.mu.Unlock()
+	fmt.Fprintf(s.stdin, "%s\nprintf '%s'\n", block, strings.ReplaceAll(end, "\n", "\\n"))
+	for range 600 {
+		s.mu.Lock()
+		printed := s.output.String()[begin:]
+		s.mu.Unlock()
+		if before, _, ok := strings.Cut(printed, end); ok {
+			return before
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.t.Fatalf("a block does not end:\n%s\nprinted so far:\n%s", block, s.output.String()[begin:])
+	return ""
+}
+
+// freePort returns a port that nobody listens on.
+func freePort(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// Every command of docs/access.md is run as it stands there, but for ports and where
+// the programs are, and prints what the page says; and a browser follows the private
+// channel with its cookie.
+func TestThePageOnAccessIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../../docs/access.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	application := filepath.Join(dir, "application")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", application, "../../examples/private").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	server, login := freePort(t), freePort(t)
+	here := strings.NewReplacer(
+		"go build -o eventsource ./cmd/eventsource", "ln -s "+program+" eventsource",
+		"go build -o private ./examples/private", "ln -s "+application+" private",
+		"./private", "./private -listen localhost:8081 -events http://localhost:8080",
+		"8080", server, "8081", login)
+	here2 := strings.NewReplacer("8080", server, "8081", login)
+
+	bash := exec.Command("bash", "-eu")
+	bash.Dir = dir
+	bash.Env = append(os.Environ(), "RUN_AS_EVENTSOURCE=1", "EVENTSOURCE_PORT="+server)
+	bash.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	s := &shell{t: t}
+	bash.Stdout, bash.Stderr = s, s
+	if s.stdin, err = bash.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := bash.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		syscall.Kill(-bash.Process.Pid, syscall.SIGKILL)
+		bash.Wait()
+	})
+
+	printed := ""
+	var browser context.Context
+	for _, block := range regexp.MustCompile("(?ms)^```(sh|text)\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {
+		kind, text := block[1], block[2]
+		if kind == "text" {
+			checkPrinted(t, here2.Replace(text), printed)
+			continue
+		}
+		if strings.Contains(text, "hello, joe") {
+			browser = logIn(t, "http://localhost:"+login)
+		}
+		printed = s.run(here2.Replace(here.Replace(text)))
+	}
+	if browser == nil {
+		t.Fatal("the page says nothing of a browser")
+	}
+	seen := ""
+	if err := poll(browser, `document.getElementById("list").innerText`, &seen, "hello, joe"); err != nil {
+		t.Errorf("the page shows %q: %v", seen, err)
+	}
+}
+
+// checkPrinted fails the test unless printed has each line of want, in order; "…"
+// stands for anything.
+func checkPrinted(t *testing.T, want, printed string) {
+	t.Helper()
+	rest := printed
+	for line := range strings.Lines(want) {
+		line = strings.TrimRight(line, "\n")
+		found := regexp.MustCompile(strings.ReplaceAll(regexp.QuoteMeta(line), "…", ".*")).FindStringIndex(rest)
+		if found == nil {
+			t.Errorf("the page says that\n%s\nis printed, where there is only\n%s", line, printed)
+			return
+		}
+		rest = rest[found[1]:]
+	}
+}
+
+// logIn has a browser log in as joe and waits until the page is connected.
+func logIn(t *testing.T, url string) context.Context {
+	t.Helper()
+	ctx := browsertest.Show(t, url)
+	if err := chromedp.Do(ctx, chromedp.SendKeys(`input[name=name]`, "joe\r")); err != nil {
+		t.Fatal(err)
+	}
+	state := ""
+	if err := poll(ctx, `document.getElementById("state")?.textContent ?? ""`, &state, "connected"); err != nil {
+		t.Fatalf("the page is %q: %v", state, err)
+	}
+	return ctx
+}
+
+// poll waits until what an expression gives holds want.
+func poll(ctx context.Context, expression string, got *string, want string) (err error) {
+	for range 100 {
+		if *got, err = chromedp.Run(ctx, chromedp.Evaluate[string](expression)); err == nil && strings.Contains(*got, want) {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err == nil {
+		err = fmt.Errorf("it never had %q", want)
+	}
+	return err
+}
