@@ -768,8 +768,8 @@ type frame struct {
 	// chunk is the text as a chunk of HTTP/1.1 (RFC 9112, 7.1), so that it is
 	// sent as it is.
 	chunk []byte
-	// renditions are found by going through: there are as many as channels of
-	// the one event that consumers with envelopes follow.
+	// renditions are at most two: the data, where the text has not all of it, and
+	// the envelope that was asked for last.
 	renditions atomic.Pointer[rendition]
 
 	refs int32 // logs that hold it; guarded by registry.mu
@@ -957,7 +957,9 @@ func (f *frame) event(channel string) Event {
 }
 
 // envelope returns the chunk of the event whose data says what it is, too. It
-// is made once for each channel and shared, and is not part of size.
+// is made once and shared by who asks for the same channel, one after the other, as
+// those who follow it are served; only the last is kept, or else an event to many
+// channels would be kept as often. It is not part of size.
 func (f *frame) envelope(channel string) []byte {
 	var made *rendition
 	for {
@@ -968,7 +970,7 @@ func (f *frame) envelope(channel string) []byte {
 		if made == nil {
 			made = &rendition{channel: channel, bytes: f.makeEnvelope(channel)}
 		}
-		made.next = first
+		made.next = find(first, "")
 		if f.renditions.CompareAndSwap(first, made) {
 			return made.bytes
 		}

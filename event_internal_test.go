@@ -527,10 +527,12 @@ func TestEnvelopesAreSharedByAllWhoAskAtOnce(t *testing.T) {
 	f := newFrame(&Event{ID: "1", Data: "a\rb"})
 	var wg sync.WaitGroup
 	made := make([][]byte, 64)
-	for i := range made {
-		wg.Go(func() { made[i] = f.envelope(strconv.Itoa(i % 4)) })
+	for channel := range 4 {
+		for i := channel; i < len(made); i += 4 {
+			wg.Go(func() { made[i] = f.envelope(strconv.Itoa(channel)) })
+		}
+		wg.Wait()
 	}
-	wg.Wait()
 	for i, b := range made {
 		if &b[0] != &made[i%4][0] {
 			t.Errorf("channel %d has two envelopes", i%4)
@@ -538,6 +540,23 @@ func TestEnvelopesAreSharedByAllWhoAskAtOnce(t *testing.T) {
 		if want := fmt.Sprintf(`{"channel":"%d",`, i%4); !bytes.Contains(b, []byte(want)) {
 			t.Errorf("%q lacks %s", b, want)
 		}
+	}
+	// Whoever asks for others meanwhile, no more than one is kept beside the data.
+	for i := range made {
+		wg.Go(func() {
+			channel := strconv.Itoa(i)
+			if b := f.envelope(channel); !bytes.Contains(b, []byte(`"channel":"`+channel+`"`)) {
+				t.Errorf("channel %s has the envelope %q", channel, b)
+			}
+		})
+	}
+	wg.Wait()
+	kept := 0
+	for r := f.renditions.Load(); r != nil; r = r.next {
+		kept++
+	}
+	if kept != 2 {
+		t.Errorf("%d renditions are kept", kept)
 	}
 	if f.data() != "a\rb" {
 		t.Errorf("the data is %q", f.data())
