@@ -102,7 +102,7 @@ func TestConnectsAreLimited(t *testing.T) {
 
 // What the reactor passes on to net/http to refuse is counted once.
 func TestARefusalCountsOnce(t *testing.T) {
-	n := newNode(t, &eventsource.Settings{Limits: eventsource.Limits{ConnectsPerSecond: 2, PublishesPerSecond: 2, Consumers: 1, Channels: 1}})
+	n := newNode(t, &eventsource.Settings{Limits: eventsource.Limits{ConnectsPerSecond: 1.01, PublishesPerSecond: 1.01, Consumers: 1, Channels: 1}}) // two at once
 	n.follow(t, "/news")
 	n.do(t, "GET", "/news", nil).limited(t, 503, "1 consumers")
 	n.do(t, "GET", "/news", nil).limited(t, 429, "connects")
@@ -115,7 +115,7 @@ func TestARefusalCountsOnce(t *testing.T) {
 
 func TestGuessingTokensIsLimited(t *testing.T) {
 	n := newNode(t, &eventsource.Settings{AuthToken: "boss", Issuers: []eventsource.Issuer{{Key: secret}}, Limits: eventsource.Limits{ConnectsPerSecond: 3}})
-	known, slow := 0, 0
+	known, slow, began := 0, 0, time.Now()
 	for i := range 20 {
 		switch a := n.post(t, "/news", asText, "x", "Auth-Token", fmt.Sprint("guess", i)); a.status {
 		case 401:
@@ -126,7 +126,7 @@ func TestGuessingTokensIsLimited(t *testing.T) {
 			t.Fatal(a)
 		}
 	}
-	if known > 6 || slow < 14 {
+	if most := 3 + int(3*time.Since(began).Seconds()); known > most || slow == 0 && most < 20 {
 		t.Errorf("%d guesses were answered and %d put off", known, slow)
 	}
 }
@@ -138,7 +138,8 @@ func TestPublishesAreLimited(t *testing.T) {
 		grants := claims{"publish": []string{"news"}}
 		joe, ann := granted(t, claims{"eventsource": grants}), granted(t, claims{"sub": "ann", "eventsource": grants})
 		joeAgain := granted(t, claims{"jti": "another token of his", "eventsource": grants})
-		burst := func(token string) (published int) {
+		burst := func(token string, at int) {
+			began, published := time.Now(), 0
 			for range 8 {
 				a := n.post(t, "/news", asText, "x", "Auth-Token", token)
 				if a.status == 201 {
@@ -147,16 +148,14 @@ func TestPublishesAreLimited(t *testing.T) {
 					a.limited(t, 429, "more than 4 publishes a second")
 				}
 			}
-			return published
-		}
-		for _, token := range []string{"a", "b", joe, ann} {
-			if got := burst(token); got < 4 || got > 6 {
-				t.Errorf("%.5s published %d of 8 at once, not 4", token, got)
+			if most := at + 1 + int(4*time.Since(began).Seconds()); published < min(at, 4) || published > most {
+				t.Errorf("%.5s published %d of 8 at once, not %d to %d", token, published, at, most)
 			}
 		}
-		if got := burst(joeAgain); got > 2 {
-			t.Errorf("another token of the same subject published %d", got)
+		for _, token := range []string{"a", "b", ann, joe} {
+			burst(token, 4)
 		}
+		burst(joeAgain, 0) // another token of the same subject
 		time.Sleep(600 * time.Millisecond)
 		n.post(t, "/news", asText, "x", "Auth-Token", "a").receipt(t)
 		// Who may not publish takes nothing from who may.
@@ -185,11 +184,11 @@ func TestABatchCountsItsEvents(t *testing.T) {
 	}
 	a := n.post(t, "/news", asText, "x")
 	a.limited(t, 429, "publishes")
-	if got := a.header.Get("Retry-After"); got != "2" {
+	if got := a.header.Get("Retry-After"); got != "2" && got != "1" {
 		t.Errorf("after 12 events at 5 a second, Retry-After is %s", got)
 	}
 	eventually(t, "its turn", func() bool { return n.post(t, "/news", asText, "x").status == 201 })
-	if took := time.Since(began); took < 1500*time.Millisecond || took > 4*time.Second {
+	if took := time.Since(began); took < 1500*time.Millisecond || took > 10*time.Second {
 		t.Errorf("12 events at 5 a second put the next off by %v", took)
 	}
 }
