@@ -238,6 +238,10 @@ func unknownToken(detail string) *Problem {
 		with("WWW-Authenticate", `Bearer realm="eventsource", error="invalid_token"`)
 }
 
+func revokedToken() *Problem {
+	return unknownToken("the token was revoked: send one that this server was given")
+}
+
 func expiredToken(at time.Time) *Problem {
 	p := newProblem(http.StatusUnauthorized, "the token expired at "+at.UTC().Format(time.RFC3339)+": send a fresh one")
 	return p.with("WWW-Authenticate", `Bearer realm="eventsource", error="invalid_token", error_description="the token expired"`)

@@ -169,12 +169,7 @@ func (c *consumer) mayKnow(f *frame) bool { return !c.hides || c.sees(f) }
 // sees reports whether one of an event's channels is not private, or followed by
 // its name or a wildcard that is private itself.
 func (c *consumer) sees(f *frame) bool {
-	for name := range strings.SplitSeq(f.channels, ",") {
-		if !private(name) || c.owns(name) {
-			return true
-		}
-	}
-	return false
+	return !f.private() || slices.ContainsFunc(strings.Split(f.channels, ","), c.owns)
 }
 
 // owns reports whether the consumer follows a private channel otherwise than by
@@ -321,9 +316,15 @@ func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consum
 		r.mu.Unlock()
 		return nil, drainingProblem(retry)
 	}
-	if s.policy != nil && s.policy.number < r.policy.number && !r.policy.permits(s.identity, slices.Values(s.names), s.hides) {
-		r.mu.Unlock() // a reload came between
-		return nil, unknownToken("the token was revoked: send one that this server was given")
+	if s.policy != nil && s.policy.number < r.policy.number { // a reload came between
+		now, ok := r.policy.permits(s.identity, slices.Values(s.names), s.hides)
+		if !ok {
+			r.mu.Unlock()
+			return nil, revokedToken()
+		}
+		if now != nil {
+			c.wider.identity = now
+		}
 	}
 	if p := r.fullLocked(&s, retry); p != nil {
 		r.mu.Unlock()

@@ -785,9 +785,10 @@ type frame struct {
 type frameFlags uint8
 
 const (
-	flagGiven  frameFlags = 1 << iota // the id was given by the server
-	flagNoData                        // there is no data line
-	flagCR                            // the data had CRs
+	flagGiven   frameFlags = 1 << iota // the id was given by the server
+	flagNoData                         // there is no data line
+	flagCR                             // the data had CRs
+	flagPrivate                        // its channels are of persons only
 )
 
 // A rendition is another form of a frame's event.
@@ -898,6 +899,8 @@ func (f *frame) setID(id [36]byte) {
 func (f *frame) given() bool { return f.flags&flagGiven != 0 }
 
 // noData reports whether the event has no data, not even the empty one.
+func (f *frame) private() bool { return f.flags&flagPrivate != 0 }
+
 func (f *frame) noData() bool { return f.flags&flagNoData != 0 }
 
 // text returns the event as text/event-stream.

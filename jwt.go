@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ type algorithm struct {
 
 // algorithms are all of them (RFC 7518, 3.1; RFC 8037, 3.1).
 var algorithms = []algorithm{
-	{"HS256", isSecret(32)}, {"HS384", isSecret(48)}, {"HS512", isSecret(64)},
+	{"HS256", isSecret(sha256.Size)}, {"HS384", isSecret(sha512.Size384)}, {"HS512", isSecret(sha512.Size)},
 	{"RS256", isRSA}, {"RS384", isRSA}, {"RS512", isRSA},
 	{"PS256", isRSA}, {"PS384", isRSA}, {"PS512", isRSA},
 	{"ES256", isCurve(256)}, {"ES384", isCurve(384)}, {"ES512", isCurve(521)},
@@ -94,6 +95,15 @@ func usualAlgorithm(key any) string {
 	return ""
 }
 
+// GetAlgorithm returns the algorithm in force, "" where it is what each of Keys is
+// for.
+func (is *Issuer) GetAlgorithm() string {
+	if is.Algorithm == "" && is.Keys == nil {
+		return usualAlgorithm(is.Key)
+	}
+	return is.Algorithm
+}
+
 // validate tells what is wrong with an issuer, by its members.
 func (is *Issuer) validate(bad func(member, what string)) {
 	known := slices.ContainsFunc(algorithms, func(a algorithm) bool { return a.name == is.Algorithm })
@@ -126,7 +136,11 @@ func (is *Issuer) validate(bad func(member, what string)) {
 func wrongKey(algorithm string, key any) string {
 	switch k := key.(type) {
 	case []byte:
-		if n := max(hmacBytes(algorithm), 32); len(k) < n && (algorithm == "" || strings.HasPrefix(algorithm, "HS")) {
+		m, isHMAC := jwt.GetSigningMethod(cmp.Or(algorithm, "HS256")).(*jwt.SigningMethodHMAC)
+		if !isHMAC {
+			break
+		}
+		if n := m.Hash.Size(); len(k) < n {
 			return fmt.Sprintf("the secret has %d bytes; give one of at least %d (RFC 7518, 3.2)", len(k), n)
 		}
 	case *rsa.PublicKey:
@@ -163,16 +177,6 @@ func soundEC(k *ecdsa.PublicKey) bool {
 	return err == nil
 }
 
-func hmacBytes(algorithm string) int {
-	switch algorithm {
-	case "HS384":
-		return 48
-	case "HS512":
-		return 64
-	}
-	return 0
-}
-
 // keyKind describes a key.
 func keyKind(key any) string {
 	switch k := key.(type) {
@@ -195,9 +199,7 @@ type issuer struct {
 func newIssuer(from *Issuer) *issuer {
 	is := &issuer{settings: *from}
 	is.settings.Audience = slices.Clone(from.Audience)
-	if is.settings.Algorithm == "" && is.settings.Keys == nil {
-		is.settings.Algorithm = usualAlgorithm(is.settings.Key)
-	}
+	is.settings.Algorithm = from.GetAlgorithm()
 	if is.settings.SubjectClaim == "" {
 		is.settings.SubjectClaim = "sub"
 	}

@@ -19,7 +19,7 @@ const linesTogether = 256
 // publishLines is POST of NDJSON: an event a line, published as the lines
 // arrive and answered by a line each, in order, while the body is still coming
 // (full duplex). A bad line is answered by a problem and ends it.
-func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, by poster) {
+func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, by publisher) {
 	q, p := query(r)
 	if p != nil {
 		s.refuse(w, r, p)
@@ -77,14 +77,11 @@ func (s *Server) publishLines(w http.ResponseWriter, r *http.Request, by poster)
 		if len(events) == 0 {
 			continue
 		}
-		refusal := s.mayStill(&by)
-		if refusal == nil {
-			if err = by.policy.wait(ctx, by.policy.publishes, by.visitor, r, len(events)); err != nil {
-				break
-			}
-			refusal = s.mayStill(&by) // it may have waited for long
+		if err = by.policy.wait(ctx, by.policy.publishes, by.visitor, r, len(events)); err != nil {
+			break
 		}
 		var receipt Receipt
+		refusal := s.mayStill(&by) // it may have waited for long
 		if refusal == nil {
 			receipt, refusal = s.publish(r.Context(), &Record{Channels: by.names, Events: events})
 		}

@@ -28,8 +28,8 @@ func newPolicy(s *Settings, st *stats, before *policy) *policy {
 		cross:     newCrossSite(s),
 		limits:    s.Limits,
 		proxies:   slices.Clone(s.TrustedProxies),
-		publishes: newRates(s.Limits.PublishesPerSecond, limitPublishes, st),
-		connects:  newRates(s.Limits.ConnectsPerSecond, limitConnects, st),
+		publishes: newRates(s.Limits.PublishesPerSecond, limitPublishes),
+		connects:  newRates(s.Limits.ConnectsPerSecond, limitConnects),
 	}
 	if before != nil {
 		p.number = before.number + 1
@@ -122,11 +122,11 @@ func (r *registry) govern(p *policy) {
 	}
 }
 
-// permits reports whether who has an identity may follow what is named.
-func (p *policy) permits(id *identity, names iter.Seq[string], hides bool) bool {
-	now, ok := p.access.current(id)
-	if !ok {
-		return false
+// permits returns what is known now of an identity, and whether it may follow what
+// is named.
+func (p *policy) permits(id *identity, names iter.Seq[string], hides bool) (now *identity, ok bool) {
+	if now, ok = p.access.current(id); !ok {
+		return nil, false
 	}
 	v := visitor{identity: now}
 	if !p.access.asks {
@@ -134,20 +134,18 @@ func (p *policy) permits(id *identity, names iter.Seq[string], hides bool) bool 
 	}
 	for name := range names {
 		if !p.access.follows(v, name) || name == "*" && v.hides() && !hides {
-			return false
+			return nil, false
 		}
 	}
-	return true
+	return now, true
 }
 
 // allowsLocked reports whether a consumer may go on, and notes what its token
 // grants now.
 func (p *policy) allowsLocked(c *consumer) bool {
-	if !p.permits(c.identity(), c.named, c.hides) {
-		return false
+	now, ok := p.permits(c.identity(), c.named, c.hides)
+	if ok && now != nil {
+		c.wider.identity = now
 	}
-	if id := c.identity(); id != nil {
-		c.wider.identity, _ = p.access.current(id)
-	}
-	return true
+	return ok
 }

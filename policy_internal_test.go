@@ -11,15 +11,8 @@ import (
 func TestAReloadCatchesWhoIsAboutToJoin(t *testing.T) {
 	with := &Settings{Public: []string{}, Keys: []Key{{Token: "stays", Subscribe: []string{"news"}}, {Token: "goes", Subscribe: []string{"news"}}}}
 	without := &Settings{Public: []string{}, Keys: with.Keys[:1]}
-	s, err := Open(with)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
+	s, w := idleNotifier(t, with)
 	r := s.registry
-	w := &writer{r: r, portable: true, signal: func() {}, done: make(chan struct{})}
-	close(w.done)
-	r.writers = append(r.writers, w)
 	judged := func(token string) subscription {
 		t.Helper()
 		request := httptest.NewRequest("GET", "/news", nil)

@@ -139,10 +139,14 @@ func (r *registry) appendLocked(rec *Record) {
 	if len(rec.Channels) > 1 {
 		channels = strings.Join(rec.Channels, ",")
 	}
+	personal := !slices.ContainsFunc(rec.Channels, func(name string) bool { return !private(name) })
 	for i, f := range rec.frames {
 		f.seq = rec.Seq + uint64(i)
 		f.time = rec.Time.UnixNano()
 		f.channels = channels
+		if personal {
+			f.flags |= flagPrivate
+		}
 		if f.given() {
 			f.setID(position{r.epoch.Number, f.seq, rec.Time.UnixMilli()}.encode())
 		}

@@ -348,8 +348,8 @@ func hasLines(r *http.Request) bool {
 	return media == "application/x-ndjson"
 }
 
-// A poster is who publishes by a request.
-type poster struct {
+// A publisher is who publishes by a request.
+type publisher struct {
 	visitor
 	names  []string // the channels that it publishes to
 	policy *policy  // that it was judged by
@@ -357,8 +357,8 @@ type poster struct {
 
 // mayPublish returns who sends a POST, when it may. With atOnce it waits for
 // nothing, and refuses what it would have to wait for.
-func (s *Server) mayPublish(r *http.Request, atOnce bool) (poster, *Problem) {
-	by := poster{policy: s.policy.Load()}
+func (s *Server) mayPublish(r *http.Request, atOnce bool) (publisher, *Problem) {
+	by := publisher{policy: s.policy.Load()}
 	var p *Problem
 	if by.names, p = s.names(r, false); p != nil {
 		return by, p
@@ -372,8 +372,8 @@ func (s *Server) mayPublish(r *http.Request, atOnce bool) (poster, *Problem) {
 	return by, by.allowed()
 }
 
-// allowed refuses a poster a channel that it may not publish to.
-func (by *poster) allowed() *Problem {
+// allowed refuses a publisher a channel that it may not publish to.
+func (by *publisher) allowed() *Problem {
 	for _, name := range by.names {
 		if p := by.policy.access.mayPublish(by.visitor, name); p != nil {
 			return p
@@ -384,7 +384,7 @@ func (by *poster) allowed() *Problem {
 
 // mayStill refuses who was allowed to publish and is no longer: its token has
 // ended, or a reload has taken it away.
-func (s *Server) mayStill(by *poster) *Problem {
+func (s *Server) mayStill(by *publisher) *Problem {
 	if by.known() && by.expired(time.Now()) {
 		return expiredToken(by.expires)
 	}
@@ -394,7 +394,7 @@ func (s *Server) mayStill(by *poster) *Problem {
 	}
 	id, ok := policy.access.current(by.identity)
 	if !ok {
-		return unknownToken("the token was revoked: send one that this server was given")
+		return revokedToken()
 	}
 	if !policy.access.asks {
 		id = everybody
@@ -406,7 +406,7 @@ func (s *Server) mayStill(by *poster) *Problem {
 }
 
 // publishBody publishes a whole body.
-func (s *Server) publishBody(w http.ResponseWriter, r *http.Request, by poster) (Receipt, bool, *Problem) {
+func (s *Server) publishBody(w http.ResponseWriter, r *http.Request, by publisher) (Receipt, bool, *Problem) {
 	if !s.flight.enter() {
 		return Receipt{}, false, drainingProblem(s.settings.Retry)
 	}
@@ -423,7 +423,7 @@ func (s *Server) publishBody(w http.ResponseWriter, r *http.Request, by poster) 
 
 // publishRead publishes a body that was read, for who is counted as a publish
 // under way already. It waits so long for the writers to have room.
-func (s *Server) publishRead(r *http.Request, by poster, body []byte, wait time.Duration) (Receipt, bool, *Problem) {
+func (s *Server) publishRead(r *http.Request, by publisher, body []byte, wait time.Duration) (Receipt, bool, *Problem) {
 	key, p := idempotencyKey(r)
 	if p != nil {
 		return Receipt{}, false, p

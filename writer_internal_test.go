@@ -5,18 +5,26 @@ import (
 	"time"
 )
 
-// A consumer that joined while the notifier made a pass was once forgotten: the
-// pass had not seen it, and let go of what it was to replay.
-func TestWhoJoinsDuringAPassIsWaitedFor(t *testing.T) {
-	s, err := Open(&Settings{History: History{Events: 1}})
+// idleNotifier opens a server with a writer of portable consumers that makes no pass
+// by itself.
+func idleNotifier(t *testing.T, settings *Settings) (*Server, *writer) {
+	t.Helper()
+	s, err := Open(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Stop()
-	r := s.registry
-	w := &writer{r: r, portable: true, signal: func() {}, done: make(chan struct{})}
+	t.Cleanup(s.Stop)
+	w := &writer{r: s.registry, portable: true, signal: func() {}, done: make(chan struct{})}
 	close(w.done)
-	r.writers = append(r.writers, w)
+	s.registry.writers = append(s.registry.writers, w)
+	return s, w
+}
+
+// A consumer that joined while the notifier made a pass was once forgotten: the
+// pass had not seen it, and let go of what it was to replay.
+func TestWhoJoinsDuringAPassIsWaitedFor(t *testing.T) {
+	s, w := idleNotifier(t, &Settings{History: History{Events: 1}})
+	r := s.registry
 	join := func(id string) *consumer {
 		t.Helper()
 		c, p := r.join(subscription{names: []string{"a"}, id: id, portable: true, raw: true}, w, time.Second)

@@ -1,17 +1,15 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,16 +25,7 @@ type shell struct {
 	t      *testing.T
 	stdin  io.Writer
 	blocks int
-
-	mu     sync.Mutex
-	output bytes.Buffer
-}
-
-// Write takes what the commands print.
-func (s *shell) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.output.Write(b)
+	output output
 }
 
 // run runs a block and returns what it prints.
@@ -44,34 +33,17 @@ func (s *shell) run(block string) string {
 	s.t.Helper()
 	s.blocks++
 	end := fmt.Sprintf("@@ end of block %d @@\n", s.blocks)
-	s.mu.Lock()
-	begin := s.output.Len()
-	s.mu.Unlock()
+	begin := len(s.output.String())
 	fmt.Fprintf(s.stdin, "%s\nprintf '%s'\n", block, strings.ReplaceAll(end, "\n", "\\n"))
 	for range 600 {
-		s.mu.Lock()
 		printed := s.output.String()[begin:]
-		s.mu.Unlock()
 		if before, _, ok := strings.Cut(printed, end); ok {
 			return before
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.t.Fatalf("a block does not end:\n%s\nprinted so far:\n%s", block, s.output.String()[begin:])
 	return ""
-}
-
-// freePort returns a port that nobody listens on.
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
 }
 
 // Every command of docs/access.md is run as it stands there, but for ports and where
@@ -91,7 +63,8 @@ func TestThePageOnAccessIsTrue(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", application, "../../examples/private").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	server, login := freePort(t), freePort(t)
+	ports := freePorts(t, 2)
+	server, login := strconv.Itoa(ports[0]), strconv.Itoa(ports[1])
 	here := strings.NewReplacer(
 		"go build -o eventsource ./cmd/eventsource", "ln -s "+program+" eventsource",
 		"go build -o private ./examples/private", "ln -s "+application+" private",
@@ -104,7 +77,7 @@ func TestThePageOnAccessIsTrue(t *testing.T) {
 	bash.Env = append(os.Environ(), "RUN_AS_EVENTSOURCE=1", "EVENTSOURCE_PORT="+server)
 	bash.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s := &shell{t: t}
-	bash.Stdout, bash.Stderr = s, s
+	bash.Stdout, bash.Stderr = &s.output, &s.output
 	if s.stdin, err = bash.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}

@@ -218,7 +218,8 @@ func get(t *testing.T, url string, header ...string) (*http.Response, string) {
 	return request(t, http.MethodGet, url, header...)
 }
 
-func request(t *testing.T, method, url string, header ...string) (*http.Response, string) {
+// ask sends a request and returns the answer, whose body is still to be read.
+func ask(t *testing.T, method, url string, header ...string) *http.Response {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	if err != nil {
@@ -231,6 +232,12 @@ func request(t *testing.T, method, url string, header ...string) (*http.Response
 	if err != nil {
 		t.Fatal(err)
 	}
+	return res
+}
+
+func request(t *testing.T, method, url string, header ...string) (*http.Response, string) {
+	t.Helper()
+	res := ask(t, method, url, header...)
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {

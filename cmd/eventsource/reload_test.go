@@ -19,17 +19,7 @@ type follower struct{ lines <-chan string }
 
 func follow(t *testing.T, url string, header ...string) follower {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
-	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	res := ask(t, http.MethodGet, url, header...)
 	if res.StatusCode != 200 {
 		t.Fatalf("following %s was answered %s", url, res.Status)
 	}

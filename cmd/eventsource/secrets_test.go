@@ -21,7 +21,7 @@ import (
 // writes: its log at its most talkative, its answers, its pages.
 func TestNothingThatTheProcessWritesHasASecret(t *testing.T) {
 	dir := t.TempDir()
-	port := freePort(t)
+	port := fmt.Sprint(freePorts(t, 1)[0])
 	file := filepath.Join(dir, "config.yml")
 	write := func(extra string) {
 		t.Helper()
@@ -129,10 +129,7 @@ port: ` + port + "\n" + extra
 		time.Sleep(200 * time.Millisecond)
 	}
 	hup()
-	for _, wrong := range []string{"timeout: SECRETboss5\n", "tls: {cert: SECRETcert, key: /nowhere}\n", "jwt: {key: SECRETshort}\n", "keys: [{token: ' SECRETspace'}]\n", "keys: [{token: 'sha256:SECRET'}]\n", "jwt: {jwks_url: 'http://u:SECRETpass@127.0.0.1:1/?k=SECRETquery'}\n"} {
-		if strings.HasPrefix(wrong, "timeout") || strings.HasPrefix(wrong, "tls") {
-			continue // what is wrong with a key that is no secret is repeated
-		}
+	for _, wrong := range []string{"jwt: {key: SECRETshort}\n", "keys: [{token: ' SECRETspace'}]\n", "keys: [{token: 'sha256:SECRET'}]\n", "jwt: {jwks_url: 'http://u:SECRETpass@127.0.0.1:1/?k=SECRETquery'}\n"} {
 		if err := os.WriteFile(file, []byte("port: "+port+"\nlog: {level: debug}\n"+wrong), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -95,11 +92,7 @@ func (m *Main) token(cmd *cobra.Command, t *tokenRequest) (string, error) {
 		if err != nil {
 			return "", usageError{fmt.Errorf("--key-file: %w", err)}
 		}
-		algorithm := is.Algorithm
-		if _, secret := is.Key.([]byte); secret && algorithm == "" {
-			algorithm = "HS256"
-		}
-		public, private, err := readKey(content, algorithm)
+		public, private, err := readKey(content, is.GetAlgorithm())
 		switch {
 		case err != nil:
 			return "", usageError{fmt.Errorf("--key-file: %s %w", t.keyFile, err)}
@@ -154,9 +147,9 @@ func (j *jwtConfigs) pick(name string) (int, error) {
 
 // sign returns the token.
 func (t *tokenRequest) sign(is *eventsource.Issuer, signer any, lifetime time.Duration) (string, error) {
-	algorithm := is.Algorithm
+	algorithm := is.GetAlgorithm()
 	if algorithm == "" {
-		algorithm = signingAlgorithm(signer)
+		return "", usageError{errors.New("the key is of a kind, or too short a one, that signs no JWTs")}
 	}
 	now := time.Now()
 	claims := jwt.MapClaims{"iat": now.Unix()}
@@ -194,25 +187,6 @@ func (t *tokenRequest) sign(is *eventsource.Issuer, signer any, lifetime time.Du
 		return "", usageError{fmt.Errorf("the key can't sign by %s: %w", algorithm, err)}
 	}
 	return signed, nil
-}
-
-// signingAlgorithm returns the usual one of a key's kind.
-func signingAlgorithm(signer any) string {
-	switch k := signer.(type) {
-	case *rsa.PrivateKey:
-		return "RS256"
-	case *ecdsa.PrivateKey:
-		switch k.Curve.Params().BitSize {
-		case 384:
-			return "ES384"
-		case 521:
-			return "ES512"
-		}
-		return "ES256"
-	case ed25519.PrivateKey:
-		return "EdDSA"
-	}
-	return "HS256"
 }
 
 func (m *Main) tokenInspectCommand() *cobra.Command {
