@@ -2,16 +2,13 @@ package eventsource
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
-	"strings"
-	"sync"
 	"time"
 )
 
-// What a Backend refuses a record with. Callers decide by them.
+// What a Backend refuses a record with. Callers decide by them; what wraps them
+// says more.
 var (
 	// ErrUnavailable: the backend is away, and nothing was kept.
 	ErrUnavailable = errors.New("the backend is not available")
@@ -24,14 +21,80 @@ var (
 	ErrKeyReused = errors.New("the idempotency key was used with another body")
 	// ErrKeysFull: as many idempotency keys are remembered as may be.
 	ErrKeysFull = errors.New("too many idempotency keys are remembered")
+	// ErrChannelsFull: the record is for a channel that does not exist, and as many
+	// exist as may.
+	ErrChannelsFull = errors.New("too many channels exist")
 	// ErrClosed: the backend or the server has been closed.
 	ErrClosed = errors.New("closed")
 )
 
-// idempotencyAge is how long a key is remembered.
-const idempotencyAge = 5 * time.Minute
+// IdempotencyAge is how long an idempotency key is remembered.
+const IdempotencyAge = 5 * time.Minute
 
-// A Record is what one publish, or one DELETE, brings: its events stand
+// A Backend keeps events, orders them and brings them to every node. All its
+// methods are safe for concurrent use. One that keeps events beyond the nodes'
+// logs is a Store, too.
+type Backend interface {
+	// Start gives the backend the node that it feeds, and returns where its order
+	// stands. It is called once, and before everything else. Records with a higher
+	// Seq reach node.Deliver, which waits until Start has returned: another
+	// goroutine brings them.
+	Start(node Node) (Order, error)
+	// Publish keeps the record's events together, in order, or not at all, and
+	// brings them to every node: it returns when this node has had them. It gives
+	// each its Seq, which is never used twice, also not after a purge. It returns
+	// ErrUnavailable, and nothing is kept, while the backend is away; ErrUnknown:
+	// they may have been kept; ErrTooLarge, ErrKeyReused, ErrKeysFull and
+	// ErrChannelsFull. When ctx ends before the record was given a place nothing is
+	// kept, and ctx's error is returned.
+	Publish(ctx context.Context, r *Record) (Kept, error)
+	// Close ends the feed, after what is under way. Publish returns ErrClosed
+	// afterwards.
+	Close() error
+}
+
+// A Node is what a backend feeds: the one way on which events reach a node, whoever
+// published them. Its methods are safe for concurrent use, but for Deliver and
+// Lost.
+type Node interface {
+	// Deliver appends records to the node's logs and moves its mark. The backend
+	// calls it for one batch at a time, in the order of Seq.
+	Deliver(records ...*Record)
+	// Lost begins another life of the order, whose Seq must be above every one
+	// before: the backend came back without events that it had. Every consumer is
+	// told of the gap.
+	Lost(order Order)
+	// Available says that the backend takes records (nil), or why it does not at
+	// present.
+	Available(reason error)
+	// Retention returns what a Store retains of a channel: the bounds in force, where 0
+	// is none.
+	Retention(channel string) Retention
+	// Limits returns the limits in force. A backend keeps to IdempotencyKeys, a Store
+	// to Channels.
+	Limits() Limits
+}
+
+// An Order says where a backend's order stands.
+type Order struct {
+	// Epoch is the life that it is in.
+	Epoch Epoch
+	// Seq is the highest that has been given.
+	Seq uint64
+	// Earlier are the lives before, whose positions still say where an event
+	// stands, oldest first.
+	Earlier []Life
+}
+
+// A Life is one that has ended.
+type Life struct {
+	Epoch Epoch
+	// Last is the highest Seq of it: a position beyond is of events that the backend
+	// has lost.
+	Last uint64
+}
+
+// A Record is what one publish, one DELETE or one marking brings: its events stand
 // together in the order, or not at all.
 type Record struct {
 	// Channels are the names that every event of the record goes to; "all"
@@ -40,191 +103,140 @@ type Record struct {
 	// Events are in order. Those without an ID are given one made of their Seq.
 	Events []Event
 	// Purge drops the channels' events up to here, in place of Events, and
-	// disconnects who follows them by name.
+	// disconnects who follows them by name. "all" is every channel.
 	Purge bool
-	// Key makes a repeat of the record within 5 minutes publish nothing. It
+	// Marks has events of the one channel read or unread, in place of Events.
+	Marks *Marks
+	// Key makes a repeat of the record within IdempotencyAge publish nothing. It
 	// names the publisher and the channels too; empty: none.
 	Key string
 	// Body is the hash of what came with Key.
 	Body [sha256.Size]byte
 
 	// Seq is the place of the first event, set by the backend. The others
-	// follow it one by one. A purge takes one place.
+	// follow it one by one. What has no events takes one place.
 	Seq uint64
-	// Time is when the backend took the record.
+	// Time is when the backend took the record, never before Epoch.Since.
 	Time time.Time
+	// Purged are the names that a purge of a Store took events from, set by it.
+	Purged []string
+	// Unread is how many events of the channel are unread after Marks, set by the
+	// backend.
+	Unread int
 
 	frames       []*frame // Events, encoded before any lock is taken
-	purged       []string // the channels that a purge emptied on this node
-	disconnected int      // the consumers that it disconnects here
+	disconnected int      // the consumers that a purge disconnects here
 }
 
-// places returns how many places in the order the record takes.
-func (r *Record) places() uint64 {
-	if r.Purge {
-		return 1
-	}
-	return uint64(len(r.Events))
+// Marks say which events of a channel a person has read.
+type Marks struct {
+	// Seqs are the events, and IDs their ids, which are passed on to the person's
+	// consumers as they are. Those that are not kept are passed over.
+	Seqs []uint64
+	IDs  []string
+	// UpTo is the last of all those that are marked besides Seqs, and UpToID its id;
+	// 0: none are.
+	UpTo   uint64
+	UpToID string
+	// Unread takes the marks away.
+	Unread bool
+}
+
+// Places returns how many places in the order the record takes.
+func (r *Record) Places() uint64 {
+	return uint64(max(1, len(r.Events)))
 }
 
 // last returns the Seq of the record's last place.
-func (r *Record) last() uint64 { return r.Seq + r.places() - 1 }
+func (r *Record) last() uint64 { return r.Seq + r.Places() - 1 }
 
 // Kept says where a record stands.
 type Kept struct {
-	Seq  uint64    // of its first event
-	Time time.Time // when the backend took it
-	// IDs are set when the record was a repeat: those of the first, and nothing
-	// was published.
-	IDs []string
+	Epoch Epoch     // of its events' ids
+	Seq   uint64    // of its first event
+	Time  time.Time // when the backend took it
+	// Repeated tells that the record was a repeat: this is where the first stands,
+	// and nothing was published.
+	Repeated bool
 }
 
-// A Backend keeps events, orders them and brings them to every node. All its
-// methods are safe for concurrent use.
-type Backend interface {
-	// Start gives the backend the node that it feeds, and returns the life of
-	// its order and the highest Seq that has been given. It is called once, and
-	// before Publish. Records with a higher Seq reach feed, which waits until
-	// Start has returned: another goroutine brings them.
-	Start(feed Feed) (Epoch, uint64, error)
-	// Publish keeps the record's events together, in order, or not at all, and
-	// brings them to every node: it returns when this node's feed has had them.
-	// It gives each its Seq, which is never used twice. It returns
-	// ErrUnavailable, and nothing is kept, while the backend is away;
-	// ErrUnknown: they may have been kept; ErrTooLarge, ErrKeyReused and
-	// ErrKeysFull.
-	Publish(ctx context.Context, r *Record) (Kept, error)
-	// Close ends the feed. Publish returns ErrClosed afterwards.
-	Close() error
-}
-
-// A Feed is the one way on which events reach a node, whoever published them.
-type Feed interface {
-	// Deliver appends records to the node's logs and moves its mark. The
-	// backend calls it for one batch at a time, in the order of Seq.
-	Deliver(records ...*Record)
-	// Lost begins another life of the order at seq, which must be above every Seq
-	// before: the backend came back without events that it had. Every consumer
-	// is told of the gap.
-	Lost(epoch Epoch, seq uint64)
-	// Available says whether the backend can take records at present.
-	Available(bool)
-}
-
-// A memory is the backend that keeps nothing beyond the process: the node's
-// logs are its store.
-type memory struct {
-	// Set when made.
-	feed  Feed
-	since time.Time // without a monotonic reading
-
-	mu     sync.Mutex // held over Deliver
-	keys   int        // that are remembered at once
-	seq    uint64
-	closed bool
-	kept   map[string]remembered // by Record.Key
-	order  []expiring            // kept's keys, oldest first
-	held   int                   // the events behind them
-	record [1]*Record            // what is delivered
-}
-
-// remembered is what is known of a record with an idempotency key.
-type remembered struct {
-	body [sha256.Size]byte
-	kept Kept
-}
-
-// expiring is when a key is forgotten.
-type expiring struct {
-	key string
-	at  time.Time
-}
-
-var _ Backend = (*memory)(nil)
-
-// publishesAtOnce reports whether the backend never keeps a publisher waiting.
-func (s *Server) publishesAtOnce() bool {
-	_, ok := s.backend.(*memory)
-	return ok
-}
-
-// newMemory returns the in-memory backend. It remembers so many idempotency
-// keys at once; one of a batch counts as many as the batch has events.
-func newMemory(keys int) *memory {
-	return &memory{keys: keys, kept: map[string]remembered{}}
-}
-
-// Start begins a life with a number drawn at random: nothing is left of the one
-// before, and its ids must not seem to be of this one.
-func (m *memory) Start(feed Feed) (Epoch, uint64, error) {
-	m.feed = feed
-	m.since = time.Now().Round(0)
-	var random [4]byte
-	rand.Read(random[:])
-	number := binary.BigEndian.Uint32(random[:]) & maxEpoch
-	return Epoch{Number: number, Since: m.since}, 0, nil
-}
-
-// Publish gives the record its place and hands it to the node.
-func (m *memory) Publish(_ context.Context, r *Record) (Kept, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return Kept{}, ErrClosed
-	}
-	if r.Time = time.Now(); r.Time.Round(0).Before(m.since) {
-		r.Time = m.since // the clock was set back: an earlier id would be of another life
-	}
-	if r.Key != "" {
-		m.forget(r.Time)
-		if first, ok := m.kept[r.Key]; ok {
-			if first.body != r.Body {
-				return Kept{}, ErrKeyReused
-			}
-			return first.kept, nil
-		}
-		if m.held+int(r.places()) > m.keys {
-			return Kept{}, ErrKeysFull
+// ids returns the ids of the events of the record that r repeats.
+func (k *Kept) ids(r *Record) []string {
+	ids := make([]string, len(r.Events))
+	for i := range r.Events {
+		if ids[i] = r.Events[i].ID; ids[i] == "" {
+			ids[i] = k.Epoch.ID(k.Seq+uint64(i), k.Time)
 		}
 	}
-	r.Seq = m.seq + 1
-	m.seq += r.places()
-	m.record[0] = r
-	m.feed.Deliver(m.record[:]...)
-	m.record[0] = nil
-	if r.Key != "" {
-		ids := make([]string, len(r.frames))
-		for i, f := range r.frames {
-			ids[i] = strings.Clone(f.id())
-		}
-		m.kept[r.Key] = remembered{body: r.Body, kept: Kept{Seq: r.Seq, Time: r.Time, IDs: ids}}
-		m.order = append(m.order, expiring{r.Key, r.Time.Add(idempotencyAge)})
-		m.held += len(ids)
-	}
-	return Kept{Seq: r.Seq, Time: r.Time}, nil
+	return ids
 }
 
-// remember sets how many keys are remembered at once.
-func (m *memory) remember(keys int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.keys = keys
+// A Store is a Backend that retains events beyond the nodes' logs: for pages and
+// inboxes, and for consumers that come back later than the logs reach. What a purge
+// took, and what a Retention or a TTL no longer keeps, none of its methods returns.
+type Store interface {
+	Backend
+	// Read returns a page of a channel's events.
+	Read(ctx context.Context, q Query) (Page, error)
+	// Count returns how many events Read would return without Limit and Bytes.
+	Count(ctx context.Context, q Query) (int, error)
+	// Channels returns up to limit names with retained events that begin with
+	// prefix and come after a name, sorted. "all" is none.
+	Channels(ctx context.Context, prefix, after string, limit int) ([]string, error)
 }
 
-// forget drops the keys whose time is over.
-func (m *memory) forget(now time.Time) {
-	for len(m.order) > 0 && !m.order[0].at.After(now) {
-		m.held -= len(m.kept[m.order[0].key].kept.IDs)
-		delete(m.kept, m.order[0].key)
-		m.order[0] = expiring{}
-		m.order = m.order[1:]
-	}
+// A Query says which events of a channel to return.
+type Query struct {
+	// Channel is a name, a wildcard, or "all": the events that were published to
+	// "all".
+	Channel string
+	// After and Before are the places between which the events stand; 0: none.
+	After, Before uint64
+	// ID is what the events' ids are, given by their publisher; empty: anything.
+	ID string
+	// Types are the events' types, "message" being the untyped; nil: any.
+	Types []string
+	// Status is whether they are marked as read.
+	Status Status
+	// Descending returns the newest first.
+	Descending bool
+	// Limit is the most events of a page, Bytes about the most bytes of their data:
+	// one event comes in any case. 0: any number.
+	Limit, Bytes int
 }
 
-// Close makes every later Publish fail.
-func (m *memory) Close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.closed = true
-	return nil
+// A Status is whether an event is marked as read.
+type Status int
+
+// The Statuses that a Query may ask for.
+const (
+	AnyStatus Status = iota
+	Unread
+	Read
+)
+
+// A Page is what is kept of a channel.
+type Page struct {
+	Events []Stored
+	// More tells that there are further events beyond the page.
+	More bool
+	// Floor is the highest Seq of an event of the channel that is kept no longer; 0:
+	// all are. It is read at once with the events.
+	Floor uint64
+}
+
+// A Stored is an event as it is kept.
+type Stored struct {
+	Event             // with its ID, its Time and what is left of its TTL; Channel is not set
+	Seq      uint64   // its place
+	Channels []string // that it was published to
+	Read     bool     // it is marked as read
+}
+
+// Retention bounds what a Store retains of a channel.
+type Retention struct {
+	// Events is the number retained in a channel. 0 is 10,000, -1 any number.
+	Events int
+	// Age is how long an event is retained. 0 is 30 days, -1 any time.
+	Age time.Duration
 }

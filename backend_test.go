@@ -19,15 +19,15 @@ import (
 // made to show.
 type faulty struct {
 	mu    sync.Mutex
-	feed  eventsource.Feed
+	node  eventsource.Node
 	seq   uint64
 	err   error
 	start error
 }
 
-func (b *faulty) Start(feed eventsource.Feed) (eventsource.Epoch, uint64, error) {
-	b.feed = feed
-	return eventsource.Epoch{Number: 1}, b.seq, b.start
+func (b *faulty) Start(node eventsource.Node) (eventsource.Order, error) {
+	b.node = node
+	return eventsource.Order{Epoch: eventsource.Epoch{Number: 1}, Seq: b.seq}, b.start
 }
 
 func (b *faulty) Publish(_ context.Context, r *eventsource.Record) (eventsource.Kept, error) {
@@ -38,7 +38,7 @@ func (b *faulty) Publish(_ context.Context, r *eventsource.Record) (eventsource.
 	}
 	r.Seq, r.Time = b.seq+1, time.Now()
 	b.seq += uint64(max(1, len(r.Events)))
-	b.feed.Deliver(r)
+	b.node.Deliver(r)
 	return eventsource.Kept{Seq: r.Seq, Time: r.Time}, nil
 }
 
@@ -100,20 +100,25 @@ func TestWhatABackendRefusesAPublisherIsTold(t *testing.T) {
 
 func TestHealthSaysThatTheBackendIsAway(t *testing.T) {
 	b := &faulty{}
-	s := openWith(t, &eventsource.Settings{Backend: b})
-	status := func() (int, string) {
+	s := openWith(t, &eventsource.Settings{Backend: b, AuthToken: "root"})
+	status := func(header ...string) (int, string) {
 		w := httptest.NewRecorder()
-		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/health", nil))
+		r := httptest.NewRequest(http.MethodGet, "/health", nil)
+		setHeader(r, header)
+		s.Handler().ServeHTTP(w, r)
 		return w.Code, w.Body.String()
 	}
 	if code, body := status(); code != 200 || !strings.Contains(body, `"ready":true`) {
 		t.Errorf("at first: %d %s", code, body)
 	}
-	b.feed.Available(false)
-	if code, body := status(); code != 503 || !strings.Contains(body, `"backend":"unavailable"`) {
+	b.node.Available(errors.New("gone for lunch"))
+	if code, body := status(); code != 503 || !strings.Contains(body, `"backend":"unavailable"`) || strings.Contains(body, "lunch") {
 		t.Errorf("away: %d %s", code, body)
 	}
-	b.feed.Available(true)
+	if code, body := status("Auth-Token", "root"); code != 503 || !strings.Contains(body, `"reason":"gone for lunch"`) {
+		t.Errorf("away, to an administrator: %d %s", code, body)
+	}
+	b.node.Available(nil)
 	if code, _ := status(); code != 200 {
 		t.Errorf("back: %d", code)
 	}
@@ -156,7 +161,7 @@ func TestWhoIsConnectedWhenTheBackendLostEventsIsToldInMidStream(t *testing.T) {
 	}
 	b.mu.Lock()
 	b.seq += 1000
-	b.feed.Lost(eventsource.Epoch{Number: 2}, b.seq)
+	b.node.Lost(eventsource.Order{Epoch: eventsource.Epoch{Number: 2}, Seq: b.seq})
 	b.mu.Unlock()
 	if e := <-events; e.Type != "eventsource.gap" || e.Data != `{"requested":null,"oldest":null}` || e.ID != "" {
 		t.Errorf("in place of the gap: %+v", e)
@@ -186,7 +191,7 @@ func TestARecordOfAnotherNodeArrivesLikeOneOfThisNode(t *testing.T) {
 	defer cancel()
 	follow := s.Subscribe(ctx, "a,b", nil)
 	b.mu.Lock()
-	b.feed.Deliver(
+	b.node.Deliver(
 		&eventsource.Record{Channels: []string{"a", "b"}, Events: []eventsource.Event{{ID: "1"}, {ID: "2"}}, Seq: 10, Time: time.Now()},
 		&eventsource.Record{Channels: []string{"all"}, Events: []eventsource.Event{{ID: "3"}}, Seq: 20, Time: time.Now()})
 	b.seq = 20

@@ -235,3 +235,55 @@ func waitFor(b *testing.B, ok func() bool) {
 		}
 	}
 }
+
+// BenchmarkResume is a consumer that comes back for 10,000 events of 100 bytes: from
+// the log, or from a file, of which the log holds the last 256.
+func BenchmarkResume(b *testing.B) {
+	const n = 10_000
+	for _, from := range []string{"log", "file"} {
+		b.Run(from, func(b *testing.B) {
+			settings := &eventsource.Settings{Heartbeat: -1, History: eventsource.History{Events: n + 1}}
+			if from == "file" {
+				settings.Backend, settings.History.Events = file(b, newFile(b)), 0
+			}
+			s := benchServer(b, settings)
+			batch := make([]eventsource.Event, n/4)
+			for i := range batch {
+				batch[i].Data = strings.Repeat("x", 100)
+			}
+			r, err := s.Publish(b.Context(), "news", eventsource.Event{Data: "first"})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for range 4 {
+				if _, err := s.Publish(b.Context(), "news", batch...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			addr := serve(b, s).String()
+			request := "GET /news HTTP/1.1\r\nHost: x\r\nLast-Event-ID: " + r.IDs[0] + "\r\n\r\n"
+			buf := make([]byte, 64<<10)
+			before := cpu()
+			b.ReportAllocs()
+			for b.Loop() {
+				conn, err := net.Dial("tcp", addr)
+				if err != nil {
+					b.Fatal(err)
+				}
+				io.WriteString(conn, request)
+				for events, tail := 0, 0; events < n; {
+					m, err := conn.Read(buf[tail:])
+					if err != nil {
+						b.Fatal(err)
+					}
+					const mark = "\ndata: "
+					events += bytes.Count(buf[:tail+m], []byte(mark))
+					rest := bytes.LastIndexByte(buf[:tail+m], '\n')
+					tail = copy(buf, buf[max(rest, tail+m-len(mark)+1):tail+m])
+				}
+				conn.Close()
+			}
+			b.ReportMetric(float64(cpu()-before)/float64(time.Microsecond)/float64(b.N*n), "CPU-µs/event")
+		})
+	}
+}

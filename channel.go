@@ -48,6 +48,8 @@ type channel struct {
 	bytes     int64   // of the history
 	due       int32   // when the wheel looks at it: seconds, 0 never
 	class     uint8   // its list in the registry's budget, 0 none
+	rule      uint8   // which of the registry's rules it goes by; set when made
+	passing   uint16  // entries of the history that are the server's own, and in the way only
 	next      *channel
 	prev      *channel
 }
@@ -91,7 +93,9 @@ func (ch *channel) shiftLocked() {
 	ch.head = (ch.head + 1) & (len(ch.ring) - 1)
 	ch.n--
 	ch.overflow -= f.size() + entryBytes
-	ch.dropped = max(ch.dropped, f.seq)
+	if !f.control() {
+		ch.dropped = max(ch.dropped, f.seq)
+	}
 	if ch.n == 0 {
 		ch.ring, ch.head = nil, 0
 	} else if len(ch.ring) >= 16 && ch.n <= len(ch.ring)/4 {
@@ -114,7 +118,11 @@ func (ch *channel) unkeepLocked() int64 {
 	size := f.size() + entryBytes
 	ch.kept--
 	ch.overflow += size
-	ch.floor = max(ch.floor, f.seq)
+	if f.control() {
+		ch.passing--
+	} else {
+		ch.floor = max(ch.floor, f.seq)
+	}
 	return size
 }
 
@@ -165,6 +173,9 @@ func (ch *channel) history(frames []*frame, from, to uint64, now int64) ([]*fram
 		f := ch.at(i)
 		if f.seq > to {
 			break
+		}
+		if f.control() {
+			continue
 		}
 		if f.expired(now) {
 			floor = max(floor, f.seq)

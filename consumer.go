@@ -2,12 +2,10 @@ package eventsource
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -107,7 +105,15 @@ type rare struct {
 type follow struct {
 	side  *side
 	index int32 // its place in side.members, -1 until the writer has met it
+
+	// half is one of the consumer's number, which has no room elsewhere: the high
+	// one in consumer.first, the low one in consumer.global.
+	half uint32
 }
+
+// number tells consumers apart: the Unix microseconds of when it joined, or the next
+// that is free.
+func (c *consumer) number() uint64 { return uint64(c.first.half)<<32 | uint64(c.global.half) }
 
 // logs yields the channels that the consumer follows, in the order in which it
 // named them, "all" at the end.
@@ -293,6 +299,14 @@ type subscription struct {
 	policy   *policy    // that it was judged by; nil: a program asks
 	undo     func()     // takes back what it counts for its rate
 	address  netip.Addr // that it is counted for; the zero one: for none
+
+	// What Server.recall has found out.
+	recalled bool
+	place    uint64 // of id, 0 where it is not known
+	placed   bool   // it is known, and there is no gap
+	oldest   string // the id of the oldest event that is kept
+	forgiven uint64 // it was told of the gap up to here
+	begun    bool   // it has been sent what a stream begins with, and all up to place
 }
 
 // join makes a consumer of what is asked for and hands it to a writer. What a
@@ -330,13 +344,19 @@ func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consum
 		r.mu.Unlock()
 		return nil, p
 	}
+	now := r.clock() // for both: what expires between them would be missed without a word
+	if r.behindLocked(&s, now) {
+		r.mu.Unlock()
+		return nil, behind
+	}
 	mark := r.mark.Load()
 	c.start = mark
 	byName := r.followLocked(c, s.names, w)
 	if c.rare != nil {
-		c.joined = r.clock()
+		c.joined = now
 	}
 	c.pos.Store(r.beginLocked(c, &s, mark))
+	c.untold = s.begun
 	// Until the writer has met it, the consumer is one whose socket is full.
 	c.blockLocked()
 	r.consumers++
@@ -347,7 +367,7 @@ func (r *registry) join(s subscription, w *writer, retry time.Duration) (*consum
 	if byName {
 		r.byName++
 	}
-	if c.rare != nil {
+	if c.rare != nil && !s.begun {
 		id := r.positionLocked(c.pos.Load())
 		c.pending = append(make([]byte, 0, len(s.head)+len(c.gap)+160), s.head...)
 		c.pending = c.frameText(c.pending, beginText(c.gap, id, retry))
@@ -390,128 +410,9 @@ func (r *registry) followLocked(c *consumer, names []string, w *writer) (byName 
 		}
 	}
 	c.global = take(r.all)
+	r.number = max(r.number+1, uint64(time.Now().UnixMicro()))
+	c.first.half, c.global.half = uint32(r.number>>32), uint32(r.number)
 	return byName
-}
-
-// beginLocked returns the place from which on the consumer gets what there is:
-// the mark, unless it asks for what came before. It notes the gap, if there is
-// one.
-func (r *registry) beginLocked(c *consumer, s *subscription, mark uint64) uint64 {
-	latest := func(frames []*frame, most int) uint64 {
-		frames = slices.DeleteFunc(frames, func(f *frame) bool { return !c.wants(f) })
-		c.forgiven = mark
-		return before(frames[max(0, len(frames)-most):], mark)
-	}
-	switch {
-	case s.id != "":
-		from, known := r.placeLocked(s.id, c, mark)
-		frames, floor := r.keptLocked(c, from, mark)
-		if known && from >= floor {
-			return from
-		}
-		oldest := ""
-		if i := slices.IndexFunc(frames, c.mayKnow); i >= 0 {
-			oldest = frames[i].id()
-		}
-		c.gap = gapData(s.id, oldest)
-		r.stats.gaps.Add(1)
-		return latest(frames, r.history.Events)
-	case s.history > 0:
-		frames, _ := r.keptLocked(c, 0, mark)
-		return latest(frames, s.history)
-	}
-	return mark
-}
-
-// beginText is what a stream begins with.
-func beginText(gap string, id [36]byte, retry time.Duration) string {
-	text := "retry: " + strconv.FormatInt(retry.Milliseconds(), 10) + "\n: welcome\n"
-	if gap != "" {
-		// The id comes after the gap: who was cut off between them is told again.
-		text += "\n" + gapText(gap)
-	}
-	return text + "id: " + string(id[:]) + "\n\n"
-}
-
-// frameText appends text as the consumer is sent it.
-func (c *consumer) frameText(b []byte, text string) []byte {
-	if c.raw {
-		return append(b, text...)
-	}
-	return append(b, newChunk(text)...)
-}
-
-// before returns the place before the first of frames, and mark where there are
-// none.
-func before(frames []*frame, mark uint64) uint64 {
-	if len(frames) == 0 {
-		return mark
-	}
-	return frames[0].seq - 1
-}
-
-// keptLocked returns what is kept above from in the consumer's logs, in order,
-// and the highest floor of them.
-func (r *registry) keptLocked(c *consumer, from, mark uint64) ([]*frame, uint64) {
-	var frames []*frame
-	highest := uint64(0)
-	for l := range c.logs {
-		ch := l.side.channel
-		if ch.kept == 0 {
-			highest = max(highest, ch.floor)
-			continue
-		}
-		var floor uint64
-		frames, floor = ch.history(frames, from, mark, c.joined)
-		highest = max(highest, floor)
-	}
-	return merge(frames), highest
-}
-
-// placeLocked returns the place of an id in the order: what a position says, or
-// where the oldest kept event stands that a publisher gave it.
-func (r *registry) placeLocked(id string, c *consumer, mark uint64) (uint64, bool) {
-	if p, ok := parsePosition(id); ok && p.epoch == r.epoch.Number && p.seq <= mark &&
-		(r.epoch.Since.IsZero() || p.time >= r.epoch.Since.UnixMilli()) {
-		return p.seq, true
-	}
-	place := uint64(0)
-	for l := range c.logs {
-		ch := l.side.channel
-		for i := ch.n - ch.kept; i < ch.n; i++ {
-			if f := ch.at(i); f.id() == id && c.mayKnow(f) {
-				if place == 0 || f.seq < place {
-					place = f.seq
-				}
-				break
-			}
-		}
-	}
-	return place, place != 0
-}
-
-// gapText is the event that tells of a gap.
-func gapText(data string) string {
-	return "event: " + gapType + "\ndata: " + data + "\n\n"
-}
-
-// gapData is what it says; what is empty is null.
-func gapData(requested, oldest string) string {
-	var told struct {
-		Requested *string `json:"requested"`
-		Oldest    *string `json:"oldest"`
-	}
-	if requested != "" {
-		told.Requested = &requested
-	}
-	if oldest != "" {
-		told.Oldest = &oldest
-	}
-	data, err := json.Marshal(told)
-	if err != nil {
-		panic("eventsource: two strings can't fail to encode: " + err.Error())
-	}
-	return string(data)
 }
 
 // endText is the event that ends a stream, after the retry that it asks for.

@@ -265,14 +265,14 @@ type eager struct {
 	delivered chan struct{}
 }
 
-func (b *eager) Start(feed Feed) (Epoch, uint64, error) {
+func (b *eager) Start(node Node) (Order, error) {
 	b.delivered = make(chan struct{})
 	go func() {
 		defer close(b.delivered)
-		feed.Deliver(&Record{Seq: 8, Time: time.Now(), Channels: []string{"a"}, Events: []Event{{Data: "x"}}})
+		node.Deliver(&Record{Seq: 8, Time: time.Now(), Channels: []string{"a"}, Events: []Event{{Data: "x"}}})
 	}()
 	time.Sleep(time.Second)
-	return Epoch{Number: 5}, 7, nil
+	return Order{Epoch: Epoch{Number: 5}, Seq: 7}, nil
 }
 
 // What a backend delivered before the node knew where the order stands once got

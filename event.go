@@ -232,15 +232,21 @@ var (
 
 // decodeEvent decodes a JSON value that checkJSON has passed.
 func decodeEvent(object []byte) (Event, *Problem) {
+	return decodeEventWith(object, eventMembers, eventRule, nil)
+}
+
+// decodeEventWith decodes an event that has further members, which known names after
+// an event's and other reads.
+func decodeEventWith(object []byte, known []string, rule string, other func(member string, value []byte) *Problem) (Event, *Problem) {
 	if object[0] != '{' {
 		return Event{}, badRequest(fmt.Sprintf("%s is no event; send %s, or with ?raw=1 any JSON as the data", kind(object), exampleObject))
 	}
 	e := Event{NoData: true}
 	seen := 0
 	for member, value := range members(object) {
-		i := slices.Index(eventMembers, member)
+		i := slices.Index(known, member)
 		if i < 0 {
-			return Event{}, badRequest(fmt.Sprintf("%s is no member of an event%s; %s", quote(member), meant(member, eventMembers), eventRule))
+			return Event{}, badRequest(fmt.Sprintf("%s is no member of an event%s; %s", quote(member), meant(member, known), rule))
 		}
 		if seen&(1<<i) != 0 {
 			return Event{}, badRequest(fmt.Sprintf("%s: it comes twice; give it once", member))
@@ -260,6 +266,8 @@ func decodeEvent(object []byte) (Event, *Problem) {
 			e.Retry, p = spanOf(member, value)
 		case member == "ttl":
 			e.TTL, p = spanOf(member, value)
+		default:
+			p = other(member, value)
 		}
 		if p != nil {
 			return Event{}, p
@@ -789,6 +797,7 @@ const (
 	flagNoData                         // there is no data line
 	flagCR                             // the data had CRs
 	flagPrivate                        // its channels are of persons only
+	flagControl                        // it is the server's own, and not kept
 )
 
 // A rendition is another form of a frame's event.
@@ -883,7 +892,7 @@ func appendData(b []byte, data string, hasCR bool) []byte {
 // controlFrame makes a frame of the server's own text: an "event: " and "data: "
 // line, without an id.
 func controlFrame(text string) *frame {
-	f := &frame{head: uint8(chunkHead(len(text))), chunk: newChunk(text)}
+	f := &frame{head: uint8(chunkHead(len(text))), chunk: newChunk(text), flags: flagControl}
 	if rest, ok := strings.CutPrefix(text, typeField); ok {
 		f.typeLen = uint8(strings.IndexByte(rest, '\n'))
 	}
@@ -898,9 +907,13 @@ func (f *frame) setID(id [36]byte) {
 // given reports whether the server gave the id.
 func (f *frame) given() bool { return f.flags&flagGiven != 0 }
 
-// noData reports whether the event has no data, not even the empty one.
+// private reports whether its channels are of persons only.
 func (f *frame) private() bool { return f.flags&flagPrivate != 0 }
 
+// control reports whether the event is the server's own.
+func (f *frame) control() bool { return f.flags&flagControl != 0 }
+
+// noData reports whether the event has no data, not even the empty one.
 func (f *frame) noData() bool { return f.flags&flagNoData != 0 }
 
 // text returns the event as text/event-stream.

@@ -29,6 +29,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -74,24 +75,28 @@ type EventSource interface {
 type Server struct {
 	// Set when made.
 	settings Settings // effective
+	node     string   // its name
 	invalid  error    // what New could not refuse
 	log      *slog.Logger
 	stats    *stats
 	registry *registry
 	headers  http.Header // of streams, as configured
 	backend  Backend
+	shelf    shelf // what pages are read from
 	sources  []*running
 	started  time.Time
 	stop     context.CancelFunc // ends the sources
 
-	policy    atomic.Pointer[policy]
-	draining  atomic.Bool
-	available atomic.Bool
-	turn      atomic.Uint64 // whose turn it is to get a consumer
-	flight    flight
-	closing   sync.Once
-	closed    chan struct{} // when shut down
-	closeErr  error
+	policy   atomic.Pointer[policy]
+	draining atomic.Bool
+	away     atomic.Pointer[away]
+	replays  atomic.Int64  // consumers that are behind the logs
+	recalls  chan struct{} // held by each page on its way to a consumer that is behind the logs
+	turn     atomic.Uint64 // whose turn it is to get a consumer
+	flight   flight
+	closing  sync.Once
+	closed   chan struct{} // when shut down
+	closeErr error
 
 	reactorsOnce sync.Once
 	writers      []*reactorWriter
@@ -130,23 +135,28 @@ func Open(settings *Settings) (*Server, error) {
 	if err := settings.Validate(); err != nil {
 		return nil, fmt.Errorf("settings: %w", err)
 	}
-	s := &Server{settings: settings.effective(), stats: newStats(), started: time.Now(), closed: make(chan struct{})}
+	s := &Server{settings: settings.effective(), stats: newStats(), started: time.Now(), closed: make(chan struct{}), recalls: make(chan struct{}, recalls)}
 	s.log = s.settings.Logger
 	s.headers = s.settings.streamHeaders()
 	s.policy.Store(newPolicy(&s.settings, s.stats, nil))
 	s.registry = newRegistry(&s.settings, s.stats)
 	s.registry.policy = s.policy.Load()
 	s.registry.moved = s.backendMoved
-	s.available.Store(true)
+	s.away.Store(&away{})
 	s.backend = s.settings.Backend
 	if s.backend == nil {
-		s.backend = newMemory(s.settings.Limits.IdempotencyKeys)
+		s.backend = newMemory()
 	}
-	epoch, seq, err := s.backend.Start(s.registry)
+	if store, ok := s.backend.(Store); ok {
+		s.shelf = store
+	} else {
+		s.shelf, s.registry.isShelf = s.registry, true
+	}
+	order, err := s.backend.Start(s.registry)
 	if err != nil {
 		return nil, fmt.Errorf("backend: %w", err)
 	}
-	s.registry.begin(epoch, seq)
+	s.registry.begin(order)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	for i, src := range s.settings.Sources {
@@ -158,17 +168,22 @@ func Open(settings *Settings) (*Server, error) {
 // limits returns the limits in force.
 func (s *Server) limits() *Limits { return &s.policy.Load().limits }
 
-// backendMoved hears from the backend whether it takes events.
-func (s *Server) backendMoved(ok bool) {
-	if s.available.Swap(ok) == ok {
-		return
-	}
-	if ok {
+// backendMoved hears from the backend that it takes events, or why it does not.
+func (s *Server) backendMoved(reason error) {
+	before := s.away.Swap(&away{reason}).reason
+	switch {
+	case reason == nil && before != nil:
 		s.log.Info("the backend is back")
-	} else {
-		s.log.Warn("the backend is away")
+	case reason != nil && before == nil:
+		s.log.Warn("the backend is away", "reason", reason)
 	}
 }
+
+// reason returns why the backend takes no events, nil when it does.
+func (s *Server) reason() error { return s.away.Load().reason }
+
+// away is why the backend takes no events; nil: it does.
+type away struct{ reason error }
 
 // A Receipt says what became of a publish.
 type Receipt struct {
@@ -249,8 +264,8 @@ func (s *Server) commit(ctx context.Context, rec *Record, wait time.Duration) (R
 		return Receipt{}, publishError(err, s.settings.Retry)
 	}
 	n := len(rec.frames)
-	if kept.IDs != nil {
-		return Receipt{IDs: kept.IDs, Channels: slices.Clone(rec.Channels), Consumers: s.registry.followers(rec.Channels)}, nil
+	if kept.Repeated {
+		return Receipt{IDs: kept.ids(rec), Channels: slices.Clone(rec.Channels), Consumers: s.registry.followers(rec.Channels)}, nil
 	}
 	texts := make([]string, n, n+len(rec.Channels)) // one allocation for both
 	for i, f := range rec.frames {
@@ -320,12 +335,27 @@ func (s *Server) Subscribe(ctx context.Context, channel string, sub *Subscriptio
 	case len(sub.LastEventID) > maxID:
 		return fail(longID())
 	}
-	w := s.registry.notifier()
-	c, p := s.registry.join(subscription{names: names, id: sub.LastEventID, history: sub.History,
-		filter: sub.Types, portable: true, raw: true, identity: everybody}, w, s.settings.Retry)
+	wanted := subscription{names: names, id: sub.LastEventID, history: sub.History,
+		filter: sub.Types, portable: true, raw: true, identity: everybody}
+	if p := s.recall(ctx, &wanted); p != nil {
+		s.registry.tidy(names) // of those that were filled for nobody
+		return fail(p)
+	}
+	c, p := s.registry.join(wanted, s.registry.notifier(), s.settings.Retry)
+	if p != nil && wanted.recalled {
+		s.registry.tidy(names)
+	}
+	if p == behind && wanted.placed {
+		return s.subscribeBehind(ctx, wanted)
+	}
 	if p != nil {
 		return fail(p)
 	}
+	return s.subscribed(ctx, c)
+}
+
+// subscribed yields what a consumer gets.
+func (s *Server) subscribed(ctx context.Context, c *consumer) iter.Seq2[Event, error] {
 	var ranged atomic.Bool
 	stop := context.AfterFunc(ctx, func() {
 		c.end(endGone, 0)
@@ -340,6 +370,45 @@ func (s *Server) Subscribe(ctx context.Context, channel string, sub *Subscriptio
 		defer stop()
 		reason := s.follow(ctx, c, yield)
 		s.registry.depart(c, reason)
+	}
+}
+
+// subscribeBehind yields what the Store has for a consumer that the logs don't reach,
+// and goes on with them when they do.
+func (s *Server) subscribeBehind(ctx context.Context, sub subscription) iter.Seq2[Event, error] {
+	viewer := sub.viewer()
+	var ranged atomic.Bool
+	return func(yield func(Event, error) bool) {
+		if ranged.Swap(true) {
+			return
+		}
+		for {
+			c, p := s.registry.join(sub, s.registry.notifier(), s.settings.Retry)
+			if p == nil {
+				s.subscribed(ctx, c)(yield)
+				return
+			}
+			var frames []*frame
+			var lost bool
+			if p == behind {
+				frames, lost, p = s.recallPage(ctx, &sub, viewer)
+			}
+			if p != nil {
+				yield(Event{}, p)
+				return
+			}
+			sub.begun = true
+			if lost && !yield(Event{Type: gapType, Data: gapData("", ""), Time: time.Now()}, nil) {
+				return
+			}
+			for _, f := range frames {
+				if ctx.Err() != nil || !yield(f.event(viewer.came(f)), nil) {
+					return
+				}
+			}
+			s.stats.deliver(len(frames), 0)
+			s.stats.recalled.Add(uint64(len(frames)))
+		}
 	}
 }
 
@@ -414,7 +483,13 @@ func (s *Server) SendMessage(message io.Reader, channel string) {
 }
 
 // ChannelExists is documented at EventSource.
-func (s *Server) ChannelExists(channel string) bool { return s.registry.exists(channel) }
+func (s *Server) ChannelExists(channel string) bool {
+	exists, err := s.exist(context.Background(), []string{channel})
+	if err != nil {
+		s.log.Error("what is kept of a channel could not be read", "channel", channel, "error", err)
+	}
+	return exists
+}
 
 // ConsumerCount is documented at EventSource.
 func (s *Server) ConsumerCount(channel string) int { return s.registry.count(channel) }
@@ -423,7 +498,14 @@ func (s *Server) ConsumerCount(channel string) int { return s.registry.count(cha
 func (s *Server) ConsumerCountAll() int { return s.registry.connected() }
 
 // Channels is documented at EventSource.
-func (s *Server) Channels() []string { return s.registry.names() }
+func (s *Server) Channels() []string {
+	names, err := s.ChannelsAfter(context.Background(), "", "", math.MaxInt)
+	if err != nil {
+		s.log.Error("the channels that are kept could not be read", "error", err)
+		return s.registry.names()
+	}
+	return names
+}
 
 // Close is documented at EventSource.
 func (s *Server) Close(channel string) {

@@ -47,3 +47,6 @@ func Grants(pattern, name string) (follows, publishes, ok bool) {
 	publishes = !isWildcard(name) && a.mayPublish(v, name) == nil
 	return follows, publishes, true
 }
+
+// NewMemory returns the in-memory backend.
+func NewMemory() Backend { return newMemory() }

@@ -47,6 +47,7 @@ func (r *registry) unkeepLocked(ch *channel) {
 	f := ch.at(ch.n - ch.kept)
 	ch.bytes -= ch.unkeepLocked()
 	r.releaseLocked(f)
+	r.forgetLocked(ch, f)
 }
 
 // trimLocked lets go of what the overflow holds for nobody, and has the wheel
@@ -222,10 +223,16 @@ func (r *registry) sweepLocked(ch *channel, now int64) {
 	for i := first; i < ch.n; i++ {
 		f := ch.at(i)
 		if f.expired(now) {
-			ch.floor = max(ch.floor, f.seq)
+			if !f.control() {
+				ch.floor = max(ch.floor, f.seq)
+			}
 			if !ch.awaitedLocked(f.seq) {
 				ch.bytes -= f.size() + entryBytes
 				r.releaseLocked(f)
+				r.forgetLocked(ch, f)
+				if f.control() {
+					ch.passing--
+				}
 				continue
 			}
 		}

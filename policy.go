@@ -72,9 +72,6 @@ func (s *Server) Reload(settings *Settings) error {
 	defer s.reloading.Unlock()
 	p := newPolicy(&effective, s.stats, s.policy.Load())
 	s.policy.Store(p)
-	if m, ok := s.backend.(*memory); ok {
-		m.remember(p.limits.IdempotencyKeys)
-	}
 	s.registry.govern(p)
 	return nil
 }

@@ -27,6 +27,13 @@ type Epoch struct {
 	Since time.Time
 }
 
+// ID returns the id of the event at a place in the order, that a backend took at a
+// time: the one that the server gives where a publisher gives none.
+func (e Epoch) ID(seq uint64, at time.Time) string {
+	id := e.position(seq, at).encode()
+	return string(id[:])
+}
+
 // position returns a place in the order at a time. That is never before the
 // epoch's begin, whatever the clock does: such an id would be taken for another
 // life's.
@@ -80,4 +87,9 @@ func parsePosition(id string) (position, bool) {
 		seq:   low & maxSeq,
 		time:  int64(high >> 16),
 	}, true
+}
+
+// of reports whether the position is one of a life.
+func (p position) of(e Epoch) bool {
+	return p.epoch == e.Number && (e.Since.IsZero() || p.time >= e.Since.UnixMilli())
 }

@@ -1,6 +1,7 @@
 package eventsource
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,13 +28,15 @@ const floorBuckets = 1024
 // Lock order: memory.mu, registry.mu, channel.mu.
 type registry struct {
 	// Set when made.
-	history History
-	began   time.Time // what clock counts from
-	hash    maphash.Seed
-	stats   *stats
+	settings *Settings         // effective
+	isShelf  bool              // the logs are what pages are read from
+	rules    []ChannelSettings // those of all channels, then Settings.Channels
+	began    time.Time         // what clock counts from
+	hash     maphash.Seed
+	stats    *stats
 
-	moved func(available bool) // told of the backend's state
-	begun chan struct{}        // closed when the node has joined the order
+	moved func(reason error) // told of the backend's state
+	begun chan struct{}      // closed when the node has joined the order
 
 	drained atomic.Int64 // consumers that were connected when the server began to shut down
 
@@ -43,12 +46,16 @@ type registry struct {
 	mu          sync.Mutex
 	policy      *policy
 	epoch       Epoch
+	earlier     []Life
 	named       map[string]*channel // by name
 	wild        map[string]*channel // by prefix: "pets" has "pets.*", "" has "*"
 	all         *channel
-	floors      [floorBuckets]uint64 // of channels that went, by their names' hash
-	consumers   int                  // connected
-	byName      int                  // of them those that follow a channel by name
+	filling     map[string]chan struct{}         // logs that are being filled, closed when it is done
+	marks       map[*channel]map[uint64]struct{} // events that are read, where the logs are the store
+	floors      [floorBuckets]uint64             // of channels that went, by their names' hash
+	consumers   int                              // connected
+	number      uint64                           // of the consumer that came last
+	byName      int                              // of them those that follow a channel by name
 	writers     []*writer
 	room        chan struct{} // closed when a writer has caught up; nil while no publish waits
 	empty       chan struct{} // once draining, closed when the last consumer has left
@@ -60,24 +67,37 @@ type registry struct {
 	closed      bool
 }
 
-var _ Feed = (*registry)(nil)
+var _ Node = (*registry)(nil)
 
 // newRegistry returns the registry of a node without channels.
 func newRegistry(s *Settings, st *stats) *registry {
 	r := &registry{
-		history: s.History,
-
+		settings:  s,
+		rules:     slices.Concat([]ChannelSettings{{Match: "*", History: &s.History, Retention: &s.Retention}}, s.Channels),
 		began:     time.Now(),
 		hash:      maphash.MakeSeed(),
 		stats:     st,
 		named:     map[string]*channel{},
 		wild:      map[string]*channel{},
 		all:       &channel{name: globalName},
+		marks:     map[*channel]map[uint64]struct{}{},
 		addresses: map[netip.Addr]int{},
+		filling:   map[string]chan struct{}{},
 		begun:     make(chan struct{}),
 	}
 	r.budget.limit = s.History.Bytes
+	r.all.rule = r.rule(globalName)
 	return r
+}
+
+// rule returns the number of the settings that a channel or wildcard goes by.
+func (r *registry) rule(name string) uint8 {
+	for i := 1; i < len(r.rules); i++ {
+		if covers(r.rules[i].Match, name) {
+			return uint8(i)
+		}
+	}
+	return 0
 }
 
 // clock returns the time since the registry began, in nanoseconds. It never
@@ -85,15 +105,15 @@ func newRegistry(s *Settings, st *stats) *registry {
 func (r *registry) clock() int64 { return int64(time.Since(r.began)) + 1 }
 
 // begin sets where the order stands when the node joins it.
-func (r *registry) begin(e Epoch, seq uint64) {
+func (r *registry) begin(o Order) {
 	defer close(r.begun)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.epoch = e
-	r.mark.Store(seq)
-	r.all.floor, r.all.dropped = seq, seq
+	r.epoch, r.earlier = o.Epoch, o.Earlier
+	r.mark.Store(o.Seq)
+	r.all.floor, r.all.dropped = o.Seq, o.Seq
 	for i := range r.floors {
-		r.floors[i] = seq
+		r.floors[i] = o.Seq
 	}
 }
 
@@ -105,9 +125,12 @@ func (r *registry) Deliver(records ...*Record) {
 	<-r.begun
 	r.mu.Lock()
 	for _, rec := range records {
-		if rec.Purge {
+		switch {
+		case rec.Purge:
 			r.purgeLocked(rec)
-		} else {
+		case rec.Marks != nil:
+			r.markLocked(rec)
+		default:
 			r.appendLocked(rec)
 		}
 		r.mark.Store(rec.last())
@@ -122,7 +145,7 @@ func (r *registry) Deliver(records ...*Record) {
 
 // prepare encodes the record's events.
 func (rec *Record) prepare() {
-	if len(rec.frames) > 0 || rec.Purge {
+	if len(rec.frames) > 0 {
 		return
 	}
 	rec.frames = slices.Grow(rec.frames, len(rec.Events))
@@ -135,6 +158,7 @@ func (rec *Record) prepare() {
 // log of each of its channels and of the wildcards above.
 func (r *registry) appendLocked(rec *Record) {
 	now := r.clock()
+	age := r.ageLocked(rec.Channels)
 	channels := rec.Channels[0]
 	if len(rec.Channels) > 1 {
 		channels = strings.Join(rec.Channels, ",")
@@ -150,7 +174,7 @@ func (r *registry) appendLocked(rec *Record) {
 		if f.given() {
 			f.setID(position{r.epoch.Number, f.seq, rec.Time.UnixMilli()}.encode())
 		}
-		f.expires.Store(r.expiry(now, rec.Events[i].TTL))
+		f.expires.Store(expiry(now, age, rec.Events[i].TTL))
 	}
 	for _, name := range rec.Channels {
 		if name == globalName {
@@ -172,10 +196,26 @@ func (r *registry) appendLocked(rec *Record) {
 	}
 }
 
-// expiry returns when an event of now expires by the history's age and its own
+// ageLocked returns how long the history of channels keeps an event of all of them; 0
+// is for ever.
+func (r *registry) ageLocked(names []string) time.Duration {
+	if len(r.rules) == 1 {
+		return r.rules[0].History.Age
+	}
+	longest := time.Duration(1)
+	for _, name := range names {
+		age := r.rules[r.rule(name)].History.Age
+		if age == 0 {
+			return 0
+		}
+		longest = max(longest, age)
+	}
+	return longest
+}
+
+// expiry returns when an event of now expires by an age, 0 being none, and its own
 // ttl; 0 is never.
-func (r *registry) expiry(now int64, ttl time.Duration) int64 {
-	age := r.history.Age
+func expiry(now int64, age, ttl time.Duration) int64 {
 	switch {
 	case ttl < 0:
 		return now
@@ -202,7 +242,10 @@ func (r *registry) extendLocked(ch *channel, frames []*frame) {
 		r.holdLocked(f)
 		bytes += size
 		ch.bytes += size
-		for ch.kept > r.history.Events {
+		if f.control() {
+			ch.passing++
+		}
+		for ch.kept-int(ch.passing) > r.rules[ch.rule].History.Events {
 			r.unkeepLocked(ch)
 		}
 		r.scheduleLocked(ch, f.expires.Load())
@@ -227,7 +270,7 @@ func (r *registry) extendLocked(ch *channel, frames []*frame) {
 // have something to hold.
 func (r *registry) logLocked(name string) *channel {
 	ch := r.named[name]
-	if ch == nil && r.history.Events > 0 {
+	if ch == nil && r.rules[r.rule(name)].History.Events > 0 {
 		ch = r.makeLocked(name)
 	}
 	return ch
@@ -236,8 +279,10 @@ func (r *registry) logLocked(name string) *channel {
 // wildLocked does the same for the wildcard below a prefix.
 func (r *registry) wildLocked(prefix string) *channel {
 	ch := r.wild[prefix]
-	if ch == nil && r.history.Events > 0 {
-		ch = r.makeLocked(wildcardOf(prefix))
+	if ch == nil {
+		if name := wildcardOf(prefix); r.rules[r.rule(name)].History.Events > 0 {
+			ch = r.makeLocked(name)
+		}
 	}
 	return ch
 }
@@ -245,7 +290,7 @@ func (r *registry) wildLocked(prefix string) *channel {
 // makeLocked makes a channel. Its floor is the one that it left when it went.
 func (r *registry) makeLocked(name string) *channel {
 	name = strings.Clone(name)
-	ch := &channel{name: name}
+	ch := &channel{name: name, rule: r.rule(name)}
 	floor := r.floors[r.bucket(name)]
 	ch.floor, ch.dropped = floor, floor
 	if isWildcard(name) {
@@ -265,6 +310,17 @@ func (r *registry) findLocked(name string) *channel {
 	return r.named[name]
 }
 
+// tidy is tidyLocked for channels that may be there.
+func (r *registry) tidy(names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range names {
+		if ch := r.findLocked(name); ch != nil {
+			r.tidyLocked(ch)
+		}
+	}
+}
+
 // tidyLocked lets a channel go that has neither events nor consumers; its floor
 // stays with the node.
 func (r *registry) tidyLocked(ch *channel) {
@@ -278,6 +334,7 @@ func (r *registry) tidyLocked(ch *channel) {
 		delete(r.named, ch.name)
 	}
 	r.budget.held -= channelBytes + int64(len(ch.name))
+	delete(r.marks, ch)
 }
 
 func (r *registry) bucket(name string) int {
@@ -320,7 +377,6 @@ func prefixOf(wildcard string) string {
 func (r *registry) purgeLocked(rec *Record) {
 	now := r.clock()
 	rec.disconnected = r.byNameLocked(rec.Channels)
-	rec.purged = rec.Channels
 	purge := func(ch *channel) {
 		for _, s := range ch.sides {
 			s.writer.ends = append(s.writer.ends, ending{side: s, before: rec.Seq, reason: endClosed})
@@ -328,10 +384,10 @@ func (r *registry) purgeLocked(rec *Record) {
 		}
 	}
 	if rec.Channels[0] == globalName {
-		rec.purged = []string{}
+		rec.Purged = append([]string{}, rec.Purged...) // of the Store
 		for name, ch := range r.named {
 			if ch.existsLocked(now) {
-				rec.purged = append(rec.purged, name)
+				rec.Purged = append(rec.Purged, name)
 			}
 			purge(ch)
 			r.emptyLocked(ch)
@@ -340,9 +396,12 @@ func (r *registry) purgeLocked(rec *Record) {
 			r.emptyLocked(ch)
 		}
 		r.emptyLocked(r.all)
-		slices.Sort(rec.purged)
+		r.raiseLocked(rec)
+		slices.Sort(rec.Purged)
+		rec.Purged = slices.Compact(rec.Purged)
 		return
 	}
+	rec.Purged = rec.Channels
 	for _, name := range rec.Channels {
 		if ch := r.named[name]; ch != nil {
 			purge(ch)
@@ -356,19 +415,63 @@ func (r *registry) purgeLocked(rec *Record) {
 			}
 		}
 	}
+	r.raiseLocked(rec)
 }
 
-// expireLocked has the events of a log expire that are kept by no channel but
-// these: only who is connected still gets them. It reports whether there are
+// raiseLocked raises the floors of what a purge took from, where a Store keeps events
+// that the logs don't: what is being read of it must not come into them any more.
+func (r *registry) raiseLocked(rec *Record) {
+	if r.isShelf {
+		return
+	}
+	raise := func(ch *channel) {
+		ch.mu.Lock()
+		ch.floor = max(ch.floor, rec.Seq)
+		ch.mu.Unlock()
+	}
+	if rec.Channels[0] == globalName {
+		for i := range r.floors {
+			r.floors[i] = rec.Seq
+		}
+		for _, ch := range r.named {
+			raise(ch)
+		}
+		for _, ch := range r.wild {
+			raise(ch)
+		}
+		raise(r.all)
+		return
+	}
+	for _, name := range rec.Channels {
+		r.leaveFloorLocked(name, rec.Seq)
+		if ch := r.named[name]; ch != nil {
+			raise(ch)
+		}
+		for prefix := range prefixes(name) {
+			r.leaveFloorLocked(wildcardOf(prefix), rec.Seq)
+			if ch := r.wild[prefix]; ch != nil {
+				raise(ch)
+			}
+		}
+	}
+}
+
+// expireLocked has those events of these channels expire in a log that no other channel
+// keeps: only who is connected still gets them. It reports whether there are
 // any.
 func (r *registry) expireLocked(ch *channel, names []string, now int64) bool {
 	found := false
 	for i := range ch.n {
 		f := ch.at(i)
-		if slices.ContainsFunc(splitList(f.channels), func(s string) bool {
-			other := r.named[s]
-			return !slices.Contains(names, s) && other != nil && other.keepsLocked(f.seq)
-		}) {
+		purged, elsewhere := false, false
+		for s := range strings.SplitSeq(f.channels, ",") {
+			if slices.Contains(names, s) {
+				purged = true
+			} else if other := r.named[s]; other != nil && other.keepsLocked(f.seq) {
+				elsewhere = true
+			}
+		}
+		if !purged || elsewhere {
 			continue
 		}
 		found = true
@@ -393,10 +496,11 @@ func (r *registry) emptyLocked(ch *channel) {
 
 // Lost begins another life of the order after seq: nothing that was kept can be
 // placed in it. Whoever is connected is told of the gap.
-func (r *registry) Lost(e Epoch, seq uint64) {
+func (r *registry) Lost(o Order) {
 	<-r.begun
+	seq := o.Seq
 	r.mu.Lock()
-	r.epoch = e
+	r.epoch, r.earlier = o.Epoch, o.Earlier
 	for _, ch := range r.named {
 		r.emptyLocked(ch)
 		ch.floor = seq
@@ -412,6 +516,7 @@ func (r *registry) Lost(e Epoch, seq uint64) {
 	gap.seq = seq
 	r.extendLocked(r.all, []*frame{gap})
 	r.emptyLocked(r.all)
+	r.all.floor = seq
 	r.mark.Store(seq)
 	writers := r.writers
 	r.mu.Unlock()
@@ -422,10 +527,22 @@ func (r *registry) Lost(e Epoch, seq uint64) {
 }
 
 // Available passes on what the backend says of itself.
-func (r *registry) Available(ok bool) {
+func (r *registry) Available(reason error) {
 	if r.moved != nil {
-		r.moved(ok)
+		r.moved(reason)
 	}
+}
+
+// Retention returns what a Store retains of a channel, 0 being no bound.
+func (r *registry) Retention(channel string) Retention {
+	return *r.rules[r.rule(channel)].Retention
+}
+
+// Limits returns the limits in force.
+func (r *registry) Limits() Limits {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.policy.limits
 }
 
 // admit waits until the writers have offered enough of what was published
@@ -464,7 +581,7 @@ func (r *registry) admit(ctx context.Context, names []string, timeout time.Durat
 
 // countLocked refuses names that would make more channels than there may be.
 func (r *registry) countLocked(names []string, publishing bool) *Problem {
-	if len(r.named)+len(names) <= r.policy.limits.Channels || publishing && r.history.Events == 0 {
+	if len(r.named)+len(names) <= r.policy.limits.Channels || publishing && len(r.rules) == 1 && r.settings.History.Events == 0 {
 		return nil
 	}
 	fresh := 0
@@ -502,9 +619,14 @@ func (r *registry) fullLocked(s *subscription, retry time.Duration) *Problem {
 			fmt.Sprintf("no more than %d consumers may be connected from one address, and they are: close one", most)).
 			after(jitter(retry, 0)).limitedBy(limitConsumersPerAddress)
 	}
-	if most := limits.ConsumersPerChannel; most > 0 {
+	if limits.ConsumersPerChannel > 0 || len(r.rules) > 1 {
 		for _, name := range s.names {
-			if ch := r.named[name]; ch != nil && ch.followers >= most {
+			ch := r.named[name]
+			if ch == nil {
+				continue
+			}
+			most := cmp.Or(r.rules[ch.rule].Consumers, limits.ConsumersPerChannel)
+			if most > 0 && ch.followers >= most {
 				return newProblem(http.StatusServiceUnavailable,
 					fmt.Sprintf("no more than %d consumers may follow %s, and they do: come back later", most, clip(name))).
 					after(jitter(retry, 0)).limitedBy(limitConsumersPerChannel)
@@ -685,13 +807,35 @@ func publishError(err error, retry time.Duration) *Problem {
 		p = newProblem(http.StatusRequestEntityTooLarge, err.Error())
 	case errors.Is(err, ErrUnknown):
 		p = newProblem(http.StatusServiceUnavailable,
-			"the backend did not answer: the events may have been kept; a repeat with the same Idempotency-Key settles it").after(retry)
+			"the backend did not answer"+inBrackets(err)+": the events may have been kept; a repeat with the same Idempotency-Key settles it").after(retry)
 		p.Outcome = "unknown"
+	case errors.Is(err, ErrChannelsFull):
+		p = newProblem(http.StatusServiceUnavailable,
+			"as many channels are kept as may: use one of them, or wait until one has no events").after(10 * time.Second)
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
-		p = newProblem(http.StatusServiceUnavailable, "the backend is away and nothing was published: repeat later").after(retry)
+		p = newProblem(http.StatusServiceUnavailable, "the backend is away"+inBrackets(err)+" and nothing was published: repeat later").after(retry)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		p = newProblem(http.StatusServiceUnavailable, "the publisher went away before its turn, and nothing was published").after(retry)
 	default:
-		p = newProblem(http.StatusServiceUnavailable, "the backend failed and nothing was published: repeat later").after(retry)
+		p = newProblem(http.StatusServiceUnavailable, "the backend failed"+inBrackets(err)+" and nothing was published: repeat later").after(retry)
 	}
 	p.cause = err
 	return p
+}
+
+// reasonOf returns what an error of a backend says besides what it is.
+func reasonOf(err error) string {
+	reason := err.Error()
+	for _, known := range []error{ErrUnavailable, ErrUnknown} {
+		reason = strings.TrimPrefix(strings.TrimPrefix(reason, known.Error()), ": ")
+	}
+	return clip(reason)
+}
+
+// inBrackets returns the reason of an error, if it says one, as an aside.
+func inBrackets(err error) string {
+	if reason := reasonOf(err); reason != "" {
+		return " (" + reason + ")"
+	}
+	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -185,7 +186,13 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) {
 		p = s.registry.full(&sub, s.settings.Retry)
 	}
 	if p == nil {
+		p = s.recall(r.Context(), &sub)
+	}
+	if p == nil {
 		p = s.open(w, r, sub)
+	}
+	if sub.recalled || p != nil {
+		s.registry.tidy(sub.names) // of those that were filled for nobody
 	}
 	if p != nil {
 		s.refuse(w, r, p)
@@ -330,6 +337,11 @@ func (s *Server) publishHandler(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
+	s.publishAs(w, r, by)
+}
+
+// publishAs publishes what a request carries.
+func (s *Server) publishAs(w http.ResponseWriter, r *http.Request, by publisher) {
 	if hasLines(r) {
 		s.publishLines(w, r, by)
 		return
@@ -358,11 +370,11 @@ type publisher struct {
 // mayPublish returns who sends a POST, when it may. With atOnce it waits for
 // nothing, and refuses what it would have to wait for.
 func (s *Server) mayPublish(r *http.Request, atOnce bool) (publisher, *Problem) {
-	by := publisher{policy: s.policy.Load()}
-	var p *Problem
-	if by.names, p = s.names(r, false); p != nil {
-		return by, p
+	names, p := s.names(r, false)
+	if p != nil {
+		return publisher{}, p
 	}
+	by := publisher{policy: s.policy.Load(), names: names}
 	if by.visitor, p = by.policy.visit(r, asking{atOnce: atOnce}); p != nil {
 		return by, p
 	}
@@ -442,15 +454,21 @@ func (s *Server) publishRead(r *http.Request, by publisher, body []byte, wait ti
 		rec.Key = keyOf(by.visitor, by.names, key)
 		rec.Body = bodyOf([]byte(contentType), []byte(r.URL.RawQuery), body)
 	}
-	undo, p := by.policy.take(by.policy.publishes, by.visitor, r, len(events))
+	receipt, p := s.commitFor(r, by, rec, wait)
+	return receipt, batch, p
+}
+
+// commitFor is commit for a publisher, whose rate it counts for.
+func (s *Server) commitFor(r *http.Request, by publisher, rec *Record, wait time.Duration) (Receipt, *Problem) {
+	undo, p := by.policy.take(by.policy.publishes, by.visitor, r, len(rec.Events))
 	if p != nil {
-		return Receipt{}, false, p
+		return Receipt{}, p
 	}
 	receipt, p := s.commit(r.Context(), rec, wait)
 	if p != nil {
 		undo()
 	}
-	return receipt, batch, p
+	return receipt, p
 }
 
 // idempotencyKey returns the request's key, "" where it has none.
@@ -542,18 +560,30 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	rec, p := s.purge(r.Context(), names)
+	removed, p := s.purgeFor(r, v, names)
 	if p != nil {
 		s.refuse(w, r, p)
 		return
 	}
-	if v.hides() && slices.Contains(names, globalName) { // those that it named, it knows
-		rec.purged = slices.DeleteFunc(rec.purged, private)
+	answer(w, http.StatusOK, removed)
+}
+
+// A removal says what a DELETE did.
+type removal struct {
+	Channels     []string `json:"channels"`
+	Disconnected int      `json:"disconnected"`
+}
+
+// purgeFor is purge for an administrator.
+func (s *Server) purgeFor(r *http.Request, v visitor, names []string) (removal, *Problem) {
+	rec, p := s.purge(r.Context(), names)
+	if p != nil {
+		return removal{}, p
 	}
-	answer(w, http.StatusOK, struct {
-		Channels     []string `json:"channels"`
-		Disconnected int      `json:"disconnected"`
-	}{rec.purged, rec.disconnected})
+	if v.hides() && slices.Contains(names, globalName) { // those that it named, it knows
+		rec.Purged = slices.DeleteFunc(rec.Purged, private)
+	}
+	return removal{rec.Purged, rec.disconnected}, nil
 }
 
 // inform is HEAD on channels.
@@ -566,12 +596,21 @@ func (s *Server) inform(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	if !slices.Contains(names, globalName) {
+		exist, err := s.exist(r.Context(), names)
+		if err != nil {
+			s.refuse(w, r, readError(err, s.settings.Retry))
+			return
+		}
 		h.Set("X-Consumer-Count", strconv.Itoa(s.registry.count(names...)))
-		h.Set("X-Channel-Exists", strconv.FormatBool(s.registry.exists(names...)))
+		h.Set("X-Channel-Exists", strconv.FormatBool(exist))
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	channels := s.registry.names()
+	channels, err := s.ChannelsAfter(r.Context(), "", "", math.MaxInt)
+	if err != nil {
+		s.refuse(w, r, readError(err, s.settings.Retry))
+		return
+	}
 	if v.hides() {
 		channels = slices.DeleteFunc(channels, private)
 	}
@@ -636,12 +675,22 @@ func safeHost(host string) string {
 // health is the state of the server: 503 while it can't take events.
 func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	h := s.Health()
+	if h.Reason != "" && !s.administers(r) {
+		h.Reason = ""
+	}
 	status := http.StatusOK
 	if !h.Ready {
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "1")
 	}
 	answer(w, status, h)
+}
+
+// administers reports whether an administrator sends a request.
+func (s *Server) administers(r *http.Request) bool {
+	policy := s.policy.Load()
+	v, p := policy.visit(r, asking{})
+	return p == nil && policy.access.mayAdminister(v) == nil
 }
 
 // live says that the process answers.

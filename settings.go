@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,12 @@ const (
 	defaultHistoryEvents = 256
 	defaultHistoryAge    = 10 * time.Minute
 	defaultHistoryBytes  = 64 << 20
+
+	// maxRules is how many settings of some channels there may be.
+	maxRules = 255
+
+	defaultRetentionEvents = 10_000
+	defaultRetentionAge    = 30 * 24 * time.Hour
 
 	defaultLimitBody                = 1 << 20
 	defaultLimitHead                = 16 << 10
@@ -100,6 +107,12 @@ type Settings struct {
 	Headers map[string]string
 	// History is what is kept for consumers that come back.
 	History History
+	// Retention is what a Backend that is a Store retains, for pages and inboxes, and
+	// for consumers that come back later than History reaches.
+	Retention Retention
+	// Channels are settings of some channels, in place of those of all: of the first
+	// that matches a channel's name.
+	Channels []ChannelSettings
 	// Limits bound what a server takes on.
 	Limits Limits
 
@@ -127,6 +140,22 @@ type History struct {
 	// to keep track of them; beyond it the channel that holds most loses its
 	// oldest. 0 is 64 MiB.
 	Bytes int64
+}
+
+// ChannelSettings are the settings of some channels. What is nil or zero is as for all
+// the others.
+type ChannelSettings struct {
+	// Match is a name or a wildcard, which holds itself, too: "users.*" is every
+	// channel below users, and what the streams of "users.*" keep; "*" is all.
+	Match string
+	// History is what is kept of each; its Bytes are those of all channels together
+	// and not set here.
+	History *History
+	// Retention is what a Store retains of each.
+	Retention *Retention
+	// Consumers is how many may follow one by name. 0 is what Limits says, -1 any
+	// number.
+	Consumers int
 }
 
 // Limits bound what a server takes on. What exceeds them is refused and leaves
@@ -285,6 +314,12 @@ func (s *Settings) effective() Settings {
 	e.History.Events = orDefault(e.History.Events, defaultHistoryEvents)
 	e.History.Age = orDefault(e.History.Age, defaultHistoryAge)
 	e.History.Bytes = orDefault(e.History.Bytes, defaultHistoryBytes)
+	e.Retention.Events = orDefault(e.Retention.Events, defaultRetentionEvents)
+	e.Retention.Age = orDefault(e.Retention.Age, defaultRetentionAge)
+	e.Channels = slices.Clone(e.Channels)
+	for i := range e.Channels {
+		e.Channels[i] = e.Channels[i].effective(&e)
+	}
 	e.Limits.Body = orDefault(e.Limits.Body, defaultLimitBody)
 	e.Limits.Head = orDefault(e.Limits.Head, defaultLimitHead)
 	e.Limits.Channels = orDefault(e.Limits.Channels, defaultLimitChannels)
@@ -297,6 +332,21 @@ func (s *Settings) effective() Settings {
 		e.Logger = slog.New(slog.DiscardHandler)
 	}
 	return e
+}
+
+// effective returns a copy of c in which everything that it has of s is spelled out.
+func (c ChannelSettings) effective(s *Settings) ChannelSettings {
+	history, retention := s.History, s.Retention
+	if c.History != nil {
+		history.Events = orDefault(c.History.Events, history.Events)
+		history.Age = orDefault(c.History.Age, history.Age)
+	}
+	if c.Retention != nil {
+		retention.Events = orDefault(c.Retention.Events, retention.Events)
+		retention.Age = orDefault(c.Retention.Age, retention.Age)
+	}
+	c.History, c.Retention = &history, &retention
+	return c
 }
 
 // orDefault returns what zero means for v, and 0 for -1.
@@ -334,7 +384,7 @@ func (s *Settings) Validate() error {
 		name string
 		v    time.Duration
 		none bool
-	}{{"heartbeat", s.Heartbeat, true}, {"retry", s.Retry, false}, {"drain", s.Drain, false}, {"history.age", s.History.Age, true}} {
+	}{{"heartbeat", s.Heartbeat, true}, {"retry", s.Retry, false}, {"drain", s.Drain, false}, {"history.age", s.History.Age, true}, {"retention.age", s.Retention.Age, true}} {
 		if d.v < 0 && (!d.none || d.v != -1) {
 			bad("%s: %v is negative; give a duration such as 15s", d.name, d.v)
 		}
@@ -348,6 +398,7 @@ func (s *Settings) Validate() error {
 		low  int64
 	}{
 		{"history.events", int64(s.History.Events), -1}, {"history.bytes", s.History.Bytes, 0},
+		{"retention.events", int64(s.Retention.Events), -1},
 		{"limits.body", s.Limits.Body, 0}, {"limits.head", int64(s.Limits.Head), 0},
 		{"limits.channels", int64(s.Limits.Channels), 0}, {"limits.channels_per_consumer", int64(s.Limits.ChannelsPerConsumer), 0},
 		{"limits.idempotency_keys", int64(s.Limits.IdempotencyKeys), 0}, {"limits.consumers", int64(s.Limits.Consumers), 0},
@@ -375,6 +426,12 @@ func (s *Settings) Validate() error {
 		} else if private(p) {
 			bad("public: %q is below users, which is private: a person follows its own channel, and a key is granted others", p)
 		}
+	}
+	if len(s.Channels) > maxRules {
+		bad("channels: %d are more than %d; join some by a wildcard", len(s.Channels), maxRules)
+	}
+	for i := range s.Channels {
+		s.Channels[i].validate(func(member, what string) { bad("channels[%d]%s: %s", i, member, what) })
 	}
 	tokens := map[hash]string{sha256.Sum256([]byte(s.GetAuthToken())): "the AuthToken"}
 	for i, k := range s.Keys {
@@ -438,6 +495,33 @@ func (s *Settings) Validate() error {
 		paths[p] = true
 	}
 	return errors.Join(errs...)
+}
+
+// validate tells what is wrong with the settings of some channels, by their members.
+func (c *ChannelSettings) validate(bad func(member, what string)) {
+	if err := validPattern(c.Match); err != nil {
+		bad(".match", err.Error())
+	}
+	bounds := func(member string, events int, age time.Duration) {
+		if events < -1 {
+			bad(member+".events", fmt.Sprintf("%d is below -1", events))
+		}
+		if age < -1 {
+			bad(member+".age", fmt.Sprintf("%v is negative; give a duration such as 10m", age))
+		}
+	}
+	if h := c.History; h != nil {
+		bounds(".history", h.Events, h.Age)
+		if h.Bytes != 0 {
+			bad(".history.bytes", "it is the memory of all channels together; leave it out here")
+		}
+	}
+	if r := c.Retention; r != nil {
+		bounds(".retention", r.Events, r.Age)
+	}
+	if c.Consumers < -1 {
+		bad(".consumers", fmt.Sprintf("%d is below -1", c.Consumers))
+	}
 }
 
 // validOrigin reports why o is not an origin as a browser sends it (RFC 6454,

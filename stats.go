@@ -12,6 +12,7 @@ import (
 type Stats struct {
 	Started       time.Time         `json:"started"`
 	Consumers     int               `json:"consumers"`      // connected now
+	Replays       int               `json:"replays"`        // consumers that come, and are sent what the logs have no longer
 	Channels      int               `json:"channels"`       // with a consumer by name or a kept event, or about to go
 	HistoryEvents int64             `json:"history_events"` // kept, each once
 	HistoryBytes  int64             `json:"history_bytes"`  // their memory, with entries and channels
@@ -22,6 +23,7 @@ type Stats struct {
 	Sent          uint64            `json:"sent_bytes"`     // bytes that their streams took
 	Connects      uint64            `json:"connects"`       // consumers that came
 	Gaps          uint64            `json:"gaps"`           // that were told of
+	Recalled      uint64            `json:"recalled"`       // events of Delivered that were read from the backend for one consumer
 	Disconnects   map[string]uint64 `json:"disconnects"`    // consumers that went, by reason
 	Refusals      map[int]uint64    `json:"refusals"`       // requests, by status
 	Limited       map[string]uint64 `json:"limited"`        // requests that a limit refused, by its name
@@ -40,6 +42,7 @@ type stats struct {
 	sent       atomic.Uint64
 	connects   atomic.Uint64
 	gaps       atomic.Uint64
+	recalled   atomic.Uint64
 	verified   atomic.Uint64
 	unverified atomic.Uint64
 
@@ -107,25 +110,27 @@ func (s *Server) Stats() Stats {
 		Mark:         r.mark.Load(),
 	}
 	r.mu.Unlock()
+	out.Replays = int(s.replays.Load())
 	out.HistoryEvents = st.events.Load()
 	out.Publishes, out.Published = st.publishes.Load(), st.published.Load()
 	out.Delivered, out.Sent = st.delivered.Load(), st.sent.Load()
-	out.Connects, out.Gaps = st.connects.Load(), st.gaps.Load()
+	out.Connects, out.Gaps, out.Recalled = st.connects.Load(), st.gaps.Load(), st.recalled.Load()
 	out.Verified, out.Unverified = st.verified.Load(), st.unverified.Load()
 	st.mu.Lock()
 	out.Disconnects, out.Refusals, out.Limited = maps.Clone(st.disconnects), maps.Clone(st.refusals), maps.Clone(st.limited)
 	st.mu.Unlock()
-	out.Draining, out.Available = s.draining.Load(), s.available.Load()
+	out.Draining, out.Available = s.draining.Load(), s.reason() == nil
 	return out
 }
 
 // Health is the document at /health.
 type Health struct {
-	Status   string            `json:"status"`   // "ok", "draining" or "unavailable"
-	Ready    bool              `json:"ready"`    // takes publishes and consumers
-	Draining bool              `json:"draining"` // shuts down
-	Backend  string            `json:"backend"`  // "ok" or "unavailable"
-	Sources  map[string]string `json:"sources"`  // "ok" or "failing", by kind and number
+	Status   string            `json:"status"`           // "ok", "draining" or "unavailable"
+	Ready    bool              `json:"ready"`            // takes publishes and consumers
+	Draining bool              `json:"draining"`         // shuts down
+	Backend  string            `json:"backend"`          // "ok" or "unavailable"
+	Reason   string            `json:"reason,omitempty"` // why the backend is unavailable; over HTTP for administrators
+	Sources  map[string]string `json:"sources"`          // "ok" or "failing", by kind and number
 }
 
 // Health returns the state of the server and what it rests on. Safe for
@@ -138,7 +143,8 @@ func (s *Server) Health() Health {
 			h.Sources[src.name] = "failing"
 		}
 	}
-	if !s.available.Load() {
+	if reason := s.reason(); reason != nil {
+		h.Reason = reasonOf(reason)
 		h.Backend, h.Status, h.Ready = "unavailable", "unavailable", false
 	}
 	if h.Draining {

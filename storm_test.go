@@ -263,6 +263,9 @@ func (f *follower) connect(last *string) (done bool, err error) {
 		switch {
 		case !b.hasData:
 		case b.event == "eventsource.gap":
+			if strings.HasPrefix(b.data, `{"requested":null`) { // in mid-stream
+				mark = f.st.Stats().Mark
+			}
 			f.got = append(f.got, got{gap: true, mark: mark})
 		case b.event == "eventsource.end":
 			var end struct{ Reason string }
@@ -501,8 +504,18 @@ func TestAStormBeyondTheHistoryLeavesNobodyUntold(t *testing.T) {
 }
 
 func TestAStormOfDeletesAndShortLivesLeavesNobodyUntold(t *testing.T) {
+	deletesAndShortLives(t, func(*testing.T) eventsource.Backend { return nil })
+}
+
+// A file knows earlier than the logs what has expired, and says so of events that these
+// have not had yet.
+func TestAStormOfDeletesAndShortLivesOverAFileLeavesNobodyUntold(t *testing.T) {
+	deletesAndShortLives(t, func(t *testing.T) eventsource.Backend { return file(t, newFile(t)) })
+}
+
+func deletesAndShortLives(t *testing.T, backend func(*testing.T) eventsource.Backend) {
 	onEach(t, paths, func(t *testing.T, path servingPath) {
-		st := path.storm(t, &eventsource.Settings{
+		st := path.storm(t, &eventsource.Settings{Backend: backend(t),
 			Timeout: 30 * time.Second, History: eventsource.History{Events: 64}})
 		st.checkTold(st.blow(plan{
 			publishers: 32, each: 20, followers: 100, cuts: 300,

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -34,11 +35,14 @@ type responseOutlet struct {
 	w   http.ResponseWriter
 	rc  *http.ResponseController
 	ctx context.Context
+
+	begin func() // sends the response's head, once
 }
 
 func (o *responseOutlet) gone() <-chan struct{} { return o.ctx.Done() }
 
 func (o *responseOutlet) write(b []byte, timeout time.Duration) error {
+	o.begin()
 	for len(b) > 0 {
 		n := min(len(b), pieceBytes)
 		if err := o.rc.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
@@ -136,6 +140,18 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, sub subscription) 
 		g.through()
 		conn = g.TCPConn
 	}
+	switch p, err := s.replay(r.Context(), &sub, &connOutlet{conn: conn}); {
+	case p != nil:
+		s.stats.refuse(p)
+		conn.SetDeadline(time.Now().Add(time.Second))
+		conn.Write(sub.refusal(p))
+		conn.Close()
+		return nil
+	case err != nil:
+		conn.Close()
+		return nil
+	}
+	conn.SetDeadline(time.Time{})
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		if taken, p := s.react(tcp, sub); taken {
 			if p != nil {
@@ -173,11 +189,7 @@ func (s *Server) openConn(conn net.Conn, sub subscription) {
 	c, p := s.registry.join(sub, s.registry.notifier(), s.settings.Retry)
 	if p != nil {
 		s.stats.refuse(p)
-		text := refusalText(p)
-		if !sub.raw {
-			text = string(newChunk(text)) + "0\r\n\r\n"
-		}
-		o.write(append(sub.head, text...), s.settings.Timeout)
+		o.write(sub.refusal(p), s.settings.Timeout)
 		return
 	}
 	s.stream(c, o)
@@ -194,19 +206,40 @@ func (s *Server) openResponse(w http.ResponseWriter, r *http.Request, rc *http.R
 		s.limitSilence(g.TCPConn)
 	}
 	sub.portable, sub.raw = true, true
-	c, p := s.registry.join(sub, s.registry.notifier(), s.settings.Retry)
-	if p != nil {
-		return p
+	begin := func() {
+		s.streamHead(w.Header())
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "keep-alive")
+			if r.ProtoMinor == 0 {
+				w.Header().Set("Connection", "close")
+			}
+		}
+		w.WriteHeader(http.StatusOK)
 	}
-	s.streamHead(w.Header())
-	if r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "keep-alive")
-		if r.ProtoMinor == 0 {
-			w.Header().Set("Connection", "close")
+	o := &responseOutlet{w: w, rc: rc, ctx: r.Context(), begin: sync.OnceFunc(begin)}
+	c, p := (*consumer)(nil), behind
+	for p == behind {
+		refused, err := s.replay(r.Context(), &sub, o)
+		if err != nil {
+			return nil
+		}
+		if p = refused; p == nil {
+			c, p = s.registry.join(sub, s.registry.notifier(), s.settings.Retry)
+		}
+		if p == behind && !sub.placed {
+			break
 		}
 	}
-	w.WriteHeader(http.StatusOK)
-	s.stream(c, &responseOutlet{w: w, rc: rc, ctx: r.Context()})
+	switch {
+	case p != nil && sub.begun:
+		s.stats.refuse(p)
+		o.write(sub.refusal(p), s.settings.Timeout)
+		return nil
+	case p != nil:
+		return p
+	}
+	o.begin()
+	s.stream(c, o)
 	rc.SetWriteDeadline(time.Time{})
 	return nil
 }

@@ -203,11 +203,7 @@ func (s *Server) hold(fd int, sub subscription) *Problem {
 
 // refuseConsumer tells a consumer whose response has begun that it is refused.
 func refuseConsumer(fd int, sub subscription, p *Problem) {
-	text := refusalText(p)
-	if !sub.raw {
-		text = string(newChunk(text)) + "0\r\n\r\n"
-	}
-	reactor.Write(fd, append(sub.head, text...))
+	reactor.Write(fd, sub.refusal(p))
 	reactor.Finish(fd)
 }
 
