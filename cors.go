@@ -14,7 +14,7 @@ var corsHeaders = []string{"Authorization", "Auth-Token", "Content-Type", "Last-
 
 // corsExposed are the headers of answers that such pages may read.
 var corsExposed = []string{"X-Consumer-Count", "X-Channel-Exists", "X-Channel-Count", "X-Available-Channels",
-	"X-Available-Channels-Truncated", "X-Unread-Count", "Retry-After", "WWW-Authenticate"}
+	"X-Available-Channels-Truncated", "X-Unread-Count", "ETag", "Link", "Retry-After", "WWW-Authenticate"}
 
 // A crossSite decides what pages of other origins may do.
 type crossSite struct {

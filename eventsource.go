@@ -136,6 +136,7 @@ func Open(settings *Settings) (*Server, error) {
 		return nil, fmt.Errorf("settings: %w", err)
 	}
 	s := &Server{settings: settings.effective(), stats: newStats(), started: time.Now(), closed: make(chan struct{}), recalls: make(chan struct{}, recalls)}
+	s.node = nodeName()
 	s.log = s.settings.Logger
 	s.headers = s.settings.streamHeaders()
 	s.policy.Store(newPolicy(&s.settings, s.stats, nil))

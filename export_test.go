@@ -48,5 +48,13 @@ func Grants(pattern, name string) (follows, publishes, ok bool) {
 	return follows, publishes, true
 }
 
+// APIOperations returns the verbs and paths of the API.
+func APIOperations() (all [][2]string) {
+	for _, op := range operations {
+		all = append(all, [2]string{op.verb, op.path})
+	}
+	return all
+}
+
 // NewMemory returns the in-memory backend.
 func NewMemory() Backend { return newMemory() }

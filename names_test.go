@@ -35,7 +35,7 @@ func TestWhatIsNoNameIsRefusedByEveryVerb(t *testing.T) {
 		{"/a.**", "1 to 255 bytes"},
 		{"/api", "reserved"},
 		{"/api.x", "reserved"},
-		{"/api/v1", "reserved"},
+		{"/api/v2", "reserved"},
 		{"/admin", "reserved"},
 		{"/debug", "reserved"},
 		{"/debug.vars", "reserved"},

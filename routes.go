@@ -43,6 +43,7 @@ func (s *Server) Router() *mux.Router {
 			router.Path(e.Path()).Methods(http.MethodPost).Handler(s.endpoint(e))
 		}
 	}
+	router.MatcherFunc(isAPI).HandlerFunc(s.api)
 	s.mu.Lock()
 	for _, p := range s.pages {
 		router.Path(p.pattern).Handler(s.administrators(p.handler))
@@ -97,7 +98,7 @@ func (s *Server) path(r *http.Request) (string, bool) {
 // path and does not begin with a token that is the server's own.
 func (s *Server) isChannel(r *http.Request, _ *mux.RouteMatch) bool {
 	path, ok := s.path(r)
-	if !ok || path == "" {
+	if !ok || path == "" || isAPI(r, nil) {
 		return false
 	}
 	first, _, _ := strings.Cut(path, ",")
