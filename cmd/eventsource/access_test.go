@@ -28,6 +28,30 @@ type shell struct {
 	output output
 }
 
+// openShell starts a shell in a directory, which ends with the test, and with it what
+// it has started.
+func openShell(t *testing.T, dir string, env ...string) *shell {
+	t.Helper()
+	bash := exec.Command("bash", "-eu")
+	bash.Dir = dir
+	bash.Env = append(os.Environ(), env...)
+	bash.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	s := &shell{t: t}
+	bash.Stdout, bash.Stderr = &s.output, &s.output
+	var err error
+	if s.stdin, err = bash.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := bash.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		syscall.Kill(-bash.Process.Pid, syscall.SIGKILL)
+		bash.Wait()
+	})
+	return s
+}
+
 // run runs a block and returns what it prints.
 func (s *shell) run(block string) string {
 	s.t.Helper()
@@ -72,23 +96,7 @@ func TestThePageOnAccessIsTrue(t *testing.T) {
 		"8080", server, "8081", login)
 	here2 := strings.NewReplacer("8080", server, "8081", login)
 
-	bash := exec.Command("bash", "-eu")
-	bash.Dir = dir
-	bash.Env = append(os.Environ(), "RUN_AS_EVENTSOURCE=1", "EVENTSOURCE_PORT="+server)
-	bash.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	s := &shell{t: t}
-	bash.Stdout, bash.Stderr = &s.output, &s.output
-	if s.stdin, err = bash.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	if err := bash.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		syscall.Kill(-bash.Process.Pid, syscall.SIGKILL)
-		bash.Wait()
-	})
-
+	s := openShell(t, dir, "RUN_AS_EVENTSOURCE=1", "EVENTSOURCE_PORT="+server)
 	printed := ""
 	var browser context.Context
 	for _, block := range regexp.MustCompile("(?ms)^```(sh|text)\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {

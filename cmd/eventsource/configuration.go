@@ -52,7 +52,7 @@ type key struct {
 // keys returns every key in the order in which they are shown.
 func (c *config) keys() []key {
 	s := &c.settings
-	unlimited := 0
+	unlimited, anyNumber := 0, -1
 	atLeastOne := func(to *int) value { return number[int]{to, 1, math.MaxInt, nil} }
 	return []key{
 		{"host", "127.0.0.1", text{&s.Host}},
@@ -75,6 +75,9 @@ func (c *config) keys() []key {
 		{"history.events", "256", count{&s.History.Events}},
 		{"history.age", "10m", duration{to: &s.History.Age, none: true, zero: `0 would keep nothing; for that set history.events to 0, for no bound give "none"`}},
 		{"history.bytes", "64MiB", size[int64]{&s.History.Bytes}},
+		{"retention.events", "10000", number[int]{&s.Retention.Events, 1, math.MaxInt32, &anyNumber}},
+		{"retention.age", "720h", duration{to: &s.Retention.Age, none: true, zero: `0 would retain nothing; for no bound give "none"`}},
+		{"channels", []any{}, ruleList{&s.Channels}},
 		{"limits.body", "1MiB", size[int64]{&s.Limits.Body}},
 		{"limits.head", "16KiB", size[int]{&s.Limits.Head}},
 		{"limits.channels", "1000000", atLeastOne(&s.Limits.Channels)},
@@ -117,28 +120,6 @@ func (c *config) level() slog.Level {
 func (c *config) address() string {
 	return net.JoinHostPort(c.settings.Host, strconv.FormatUint(uint64(c.port), 10))
 }
-
-// A backendURL says what keeps the events.
-type backendURL struct{ to *string }
-
-func (b backendURL) set(v any) error {
-	s, ok := v.(string)
-	if !ok {
-		return fmt.Errorf(`%s is no URL; there is: "memory:"`, described(v))
-	}
-	if s != "memory:" {
-		// What follows the scheme may hold a password.
-		scheme, _, found := strings.Cut(s, ":")
-		if !found {
-			return errors.New(`is no URL such as "memory:"`)
-		}
-		return fmt.Errorf(`there is no backend %q in this version; there is: "memory:"`, scheme+":")
-	}
-	*b.to = s
-	return nil
-}
-
-func (b backendURL) show() any { return *b.to }
 
 // A configError is everything that is wrong with the configuration, each with
 // where it stands and what would be right.
@@ -592,6 +573,6 @@ func settingsFlags(cmd *cobra.Command) {
 	f.String("host", "", "listen on this name or `ADDRESS` (127.0.0.1)")
 	f.String("port", "", "listen on this `PORT`; 0 is any free one (8080)")
 	f.String("auth-token", "", "ask for this `TOKEN`; EVENTSOURCE_AUTH_TOKEN keeps it out of the process list")
-	f.String("backend", "", "keep events in this `URL` (memory:)")
+	f.String("backend", "", "keep events in this `URL`: memory:, sqlite:FILE (memory:)")
 	f.String("log-level", "", "log debug, info, warn or error and what is more urgent (info)")
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -104,8 +105,8 @@ func TestBadConfigurationIsToldWithItsPlaceAndWhatWouldBeRight(t *testing.T) {
 		{name: "no consumers", file: "limits: {consumers: 0}\n", want: []string{`FILE:1: limits.consumers: 0 is below 1, or "none"`}},
 		{name: "half a consumer", file: "limits: {consumers: 0.5}\n", want: []string{`FILE:1: limits.consumers: 0.5 is no whole number, or "none"`}},
 		{name: "backend", file: "backend: redis://:geheim@redis\n",
-			want: []string{`FILE:1: backend: there is no backend "redis:" in this version; there is: "memory:"`}},
-		{name: "backend by flag", args: []string{"--backend", "geheim"}, want: []string{`--backend: is no URL such as "memory:"`}},
+			want: []string{`FILE:1: backend: there is no backend "redis:" in this version; there are "memory:" and "sqlite:FILE"`}},
+		{name: "backend by flag", args: []string{"--backend", "geheim"}, want: []string{`--backend: is no URL; there are "memory:" and "sqlite:FILE"`}},
 		{name: "level", args: []string{"--log-level", "loud"}, want: []string{`--log-level: "loud" is none of debug, info, warn, error`}},
 		{name: "format", file: "log: {format: xml}\n", want: []string{`FILE:1: log.format: "xml" is none of text, json`}},
 
@@ -223,6 +224,22 @@ func TestBadConfigurationIsToldWithItsPlaceAndWhatWouldBeRight(t *testing.T) {
 		{name: "variable in lower case", env: []string{"EVENTSOURCE_port=5"},
 			want: []string{`EVENTSOURCE_port: unknown variable; the nearest one is EVENTSOURCE_PORT`}},
 
+		{name: "settings of channels", file: "channels:\n  - match: news.*.x\n    retention: {events: 0}\n  - history: {evnts: 3}\n  - a\n  - match: b\n    retention: 5\n    consumers: 0\n",
+			want: []string{
+				`FILE:3: channels[0].retention.events: 0 is not between 1 and 2147483647, or "none"`,
+				`FILE:4: channels[1].history.evnts: unknown key; the nearest one is "events"`,
+				`FILE:5: channels[2]: "a" has no match; give one such as {match: "users.*", retention: {age: 2160h}}`,
+				`FILE:8: channels[3].consumers: 0 is not between 1 and 2147483647, or "none"`,
+				`FILE:7: channels[3].retention: 5 has neither events nor age; give one such as {events: 1000}`}},
+		{name: "settings of channels that match none", file: "channels: [{match: 'news.*.x'}, {retention: {age: 1h}}]",
+			want: []string{
+				`FILE:1: channels[0].match: "news.*.x" holds '*': a channel name is 1 to 255 bytes of A-Z a-z 0-9 - _ ~ : @ + | in tokens joined by . or /`,
+				`FILE:1: channels[1].match: a channel name of 0 bytes: a channel name is 1 to 255 bytes of A-Z a-z 0-9 - _ ~ : @ + | in tokens joined by . or /`}},
+		{name: "a file's parameter", file: "backend: sqlite:a.db?sync=off",
+			want: []string{`FILE:1: backend: the one parameter after sqlite:FILE is ?synchronous=full or ?synchronous=normal`}},
+		{name: "no retention", file: "retention: {events: 0, age: 0s}",
+			want: []string{`FILE:1: retention.events: 0 is not between 1 and 2147483647, or "none"`, `FILE:1: retention.age: 0 would retain nothing; for no bound give "none"`}},
+
 		{name: "all at once", file: "prot: 1\ntimeout: 5\n", env: []string{"EVENTSOURCE_PORT=x"}, args: []string{"--log-level", "x"},
 			want: []string{
 				`FILE:1: unknown key "prot"; the nearest one is "port"`,
@@ -242,7 +259,7 @@ func TestBadConfigurationIsToldWithItsPlaceAndWhatWouldBeRight(t *testing.T) {
 			if len(test.want) > 1 {
 				want = "eventsource: configuration:\n  " + strings.Join(test.want, "\n  ") + "\n"
 			}
-			run(t, test.env, "", args...).wants(t, statusUsage, "", strings.ReplaceAll(want, "FILE", file))
+			run(t, test.env, "", args...).wants(t, statusUsage, "", strings.ReplaceAll(want, "FILE:", file+":"))
 		})
 	}
 }
@@ -402,6 +419,7 @@ func TestEveryKeyIsDocumentedAndEveryDocumentedKeyExists(t *testing.T) {
 	for what, members := range map[string][]string{
 		"a webhook's": {"path", "channel", "event", "secret"},
 		"a key's":     {"token", "subscribe", "publish", "admin"},
+		"a channel's": {"match", "history", "retention", "consumers"},
 		"jwt's":       {"algorithm", "key", "key_file", "jwks_url", "issuer", "audience", "subject_claim", "leeway", "require_expiry"},
 	} {
 		for _, member := range members {
@@ -416,6 +434,16 @@ func TestExamplesAreRight(t *testing.T) {
 	files, err := filepath.Glob("../../examples/*.yml")
 	if err != nil || len(files) < 2 {
 		t.Fatal(files, err)
+	}
+	for i := range files {
+		if files[i], err = filepath.Abs(files[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What is to be where mercurio was.
+	t.Chdir(t.TempDir())
+	if err := errors.Join(os.Mkdir("auth", 0o700), os.WriteFile("auth/private-key", []byte(strings.Repeat("secret", 10)), 0o600)); err != nil {
+		t.Fatal(err)
 	}
 	for _, file := range files {
 		run(t, nil, "", "config", "--check", "-c", file).wants(t, 0, "the configuration is right\n", "")

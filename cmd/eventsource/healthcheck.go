@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -14,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/client"
 )
 
 func (m *Main) healthcheckCommand() *cobra.Command {
@@ -86,30 +84,25 @@ func (c *config) healthURL() (string, error) {
 // healthcheck asks the server at base. With a name, which is what TLS asks it for, it
 // is the one on this machine, whose certificate may be for any name.
 func (m *Main) healthcheck(ctx context.Context, base, name string) error {
-	c, err := newClient(base, "")
-	if err != nil {
-		return err
-	}
+	sender := &http.Client{}
 	if name != "" {
 		own := http.DefaultTransport.(*http.Transport).Clone()
 		own.TLSClientConfig = &tls.Config{ServerName: name, InsecureSkipVerify: true}
 		defer own.CloseIdleConnections()
-		c.http.Transport = own
+		sender.Transport = own
 	}
-	res, err := c.do(ctx, http.MethodGet, "/health", nil, nil)
+	c, err := newRemote(base, "", sender)
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	h, err := c.Health(ctx)
+	if p, ok := errors.AsType[*client.Problem](err); ok {
+		return fmt.Errorf("/health answered %d %s and no document of this server", p.Status, p.Title)
+	}
 	if err != nil {
-		return fmt.Errorf("read /health: %w", err)
+		return c.explain(err)
 	}
-	var h eventsource.Health
-	if err := json.Unmarshal(body, &h); err != nil {
-		return fmt.Errorf("/health answered %s and no document of this server", res.Status)
-	}
-	if res.StatusCode != http.StatusOK || !h.Ready {
+	if !h.Ready {
 		return fmt.Errorf("the server is not ready: %s", h.Status)
 	}
 	_, err = fmt.Fprintln(m.Stdout, h.Status)

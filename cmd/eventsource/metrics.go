@@ -36,6 +36,8 @@ var (
 	sentMetric        = metric("sent_bytes_total", "Bytes that were sent to consumers.")
 	connectsMetric    = metric("connects_total", "Consumers that came.")
 	gapsMetric        = metric("gaps_total", "Gaps that consumers were told of.")
+	recalledMetric    = metric("events_recalled_total", "Events of those sent that were read from the backend for one consumer.")
+	replaysMetric     = metric("replays", "Consumers that are sent what the logs have no longer.")
 	disconnectsMetric = metric("disconnects_total", "Consumers that went, by reason.", "reason")
 	refusalsMetric    = metric("refusals_total", "Requests that were refused, by status.", "status")
 	limitedMetric     = metric("limited_total", "Requests that a limit refused, by its name.", "limit")
@@ -60,6 +62,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		markMetric:      float64(s.Mark),
 		drainingMetric:  oneIf(s.Draining),
 		availableMetric: oneIf(s.Available),
+		replaysMetric:   float64(s.Replays),
 		startedMetric:   float64(s.Started.UnixMilli()) / 1000,
 	} {
 		send(d, prometheus.GaugeValue, v)
@@ -71,6 +74,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		sentMetric:      s.Sent,
 		connectsMetric:  s.Connects,
 		gapsMetric:      s.Gaps,
+		recalledMetric:  s.Recalled,
 	} {
 		send(d, prometheus.CounterValue, float64(v))
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -18,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/client"
 )
 
 const (
@@ -60,7 +59,7 @@ It prints the event's id, with --json the server's whole answer.`,
   eventsource publish updates '[{"data": "a"}, {"data": "b"}]' --content-type application/json`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := m.client(cmd)
+			c, err := m.remote(cmd)
 			if err != nil {
 				return err
 			}
@@ -81,7 +80,7 @@ It prints the event's id, with --json the server's whole answer.`,
 			return m.publish(cmd.Context(), c, p, data)
 		},
 	}
-	clientFlags(cmd)
+	remoteFlags(cmd)
 	f := cmd.Flags()
 	f.StringVarP(&p.event, "event", "e", "", "the event's `TYPE`")
 	f.StringVar(&p.id, "id", "", "the event's `ID`, in place of one that the server gives")
@@ -147,52 +146,24 @@ func (p *publication) query() url.Values {
 }
 
 // publish sends one body.
-func (m *Main) publish(ctx context.Context, c *client, p *publication, data io.Reader) error {
+func (m *Main) publish(ctx context.Context, c *remote, p *publication, data io.Reader) error {
 	// Read whole, so that its length is known and a proxy can send it again.
 	body, err := io.ReadAll(data)
 	if err != nil {
 		return fmt.Errorf("read the data: %w", err)
 	}
-	r, err := c.request(ctx, http.MethodPost, channelPath(p.channel), p.query(), bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	contentType := textType
+	b := client.Body{ContentType: textType, Query: p.query(), Data: body, Key: p.key}
 	switch {
 	case p.contentType != "":
-		contentType = p.contentType
+		b.ContentType = p.contentType
 	case p.raw:
-		contentType = "application/json"
+		b.ContentType = "application/json"
 	}
-	r.Header.Set("Content-Type", contentType)
-	if p.key != "" {
-		r.Header.Set("Idempotency-Key", p.key)
-	}
-	res, err := c.send(r)
+	answer, err := c.PublishBody(ctx, p.channel, b)
 	if err != nil {
-		return err
+		return c.explain(err)
 	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusCreated {
-		return refusal(res)
-	}
-	answer, err := io.ReadAll(res.Body)
-	if err != nil {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	if p.quiet {
-		return nil
-	}
-	if p.json {
-		_, err := fmt.Fprintf(m.Stdout, "%s\n", bytes.TrimSpace(answer))
-		return err
-	}
-	ids, err := answeredIDs(answer)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(m.Stdout, strings.Join(ids, "\n"))
-	return err
+	return m.printAnswer(answer, p)
 }
 
 // answeredIDs returns the ids of an answer: of one event, or of a batch.
@@ -220,15 +191,8 @@ func answeredIDs(answer []byte) ([]string, error) {
 
 // publishLines streams the standard input, an event a line, and reads an answer
 // for each.
-func (m *Main) publishLines(ctx context.Context, c *client, p *publication) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+func (m *Main) publishLines(ctx context.Context, c *remote, p *publication) error {
 	body, input := io.Pipe()
-	r, err := c.request(ctx, http.MethodPost, channelPath(p.channel), nil, body)
-	if err != nil {
-		return err
-	}
-	r.Header.Set("Content-Type", linesType)
 	// Input that is bad ends the body where the last good line ended: what came
 	// before has been published, and its answers are still read.
 	var bad atomic.Pointer[error]
@@ -240,34 +204,18 @@ func (m *Main) publishLines(ctx context.Context, c *client, p *publication) erro
 	}()
 	defer body.Close()
 
-	res, err := c.send(r)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return refusal(res)
-	}
 	progress := m.newProgress(p.quiet)
 	defer progress.end()
-	answers := bufio.NewReader(res.Body)
-	for {
-		answer, err := answers.ReadBytes('\n')
-		if answer = bytes.TrimSpace(answer); len(answer) > 0 {
-			var problem eventsource.Problem
-			if json.Unmarshal(answer, &problem) == nil && problem.Detail != "" {
-				return fmt.Errorf("line %d: %s", progress.n+1, problem.Detail)
-			}
-			progress.add()
-			if err := m.printAnswer(answer, p); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			break
+	for answer, err := range c.PublishLines(ctx, p.channel, body) {
+		if u, ok := errors.AsType[*client.UnreachableError](err); ok && progress.n > 0 {
+			return fmt.Errorf("the answers ended after %d lines: %w", progress.n, u.Err)
 		}
 		if err != nil {
-			return fmt.Errorf("the answers ended after %d lines: %w", progress.n, err)
+			return c.explain(err)
+		}
+		progress.add()
+		if err := m.printAnswer(answer, p); err != nil {
+			return err
 		}
 	}
 	if err := bad.Load(); err != nil {
@@ -276,12 +224,13 @@ func (m *Main) publishLines(ctx context.Context, c *client, p *publication) erro
 	return nil
 }
 
+// printAnswer prints what is answered to a publish.
 func (m *Main) printAnswer(answer []byte, p *publication) error {
 	if p.quiet {
 		return nil
 	}
 	if p.json {
-		_, err := fmt.Fprintf(m.Stdout, "%s\n", answer)
+		_, err := fmt.Fprintf(m.Stdout, "%s\n", bytes.TrimSpace(answer))
 		return err
 	}
 	ids, err := answeredIDs(answer)

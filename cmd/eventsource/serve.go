@@ -51,6 +51,9 @@ func (m *Main) serve(cmd *cobra.Command) error {
 	}
 	log, level := m.logger(c)
 	c.settings.Logger = log
+	if c.settings.Backend, err = c.openBackend(log); err != nil {
+		return err
+	}
 	sets := newKeySets(log)
 	defer sets.close()
 	if err := sets.open(c); err != nil {

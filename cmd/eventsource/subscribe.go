@@ -46,7 +46,7 @@ A refusal that won't pass ends it with status 1.`,
   eventsource subscribe updates --history 10 --count 10 --json | jq .data`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := m.client(cmd)
+			c, err := m.remote(cmd)
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ A refusal that won't pass ends it with status 1.`,
 			return m.subscribe(cmd.Context(), c, s)
 		},
 	}
-	clientFlags(cmd)
+	remoteFlags(cmd)
 	f := cmd.Flags()
 	f.IntVar(&s.history, "history", 0, "begin with the last `N` events that are kept")
 	f.StringVar(&s.lastID, "last-event-id", "", "begin after the event with this `ID`")
@@ -113,10 +113,10 @@ var errEnough = errors.New("enough")
 
 // subscribe prints events until there are enough, ctx ends or the server
 // refuses.
-func (m *Main) subscribe(ctx context.Context, c *client, s *subscription) error {
+func (m *Main) subscribe(ctx context.Context, c *remote, s *subscription) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r, err := c.request(ctx, http.MethodGet, channelPath(s.channels...), s.query(), nil)
+	r, err := c.follow(ctx, s.channels, s.query())
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (m *Main) subscribe(ctx context.Context, c *client, s *subscription) error 
 		Backoff:    sse.Backoff{InitialInterval: time.Second, Multiplier: 2, Jitter: 0.1, MaxInterval: 30 * time.Second},
 		ResponseValidator: func(res *http.Response) error {
 			if res.StatusCode != 200 {
-				return refusal(res)
+				return c.refusal(res)
 			}
 			return sse.DefaultValidator(res)
 		},
@@ -243,7 +243,7 @@ func (m *Main) printGap(data string) error {
 }
 
 // lost says in a few words why a connection has to be made again.
-func lost(c *client, err error) string {
+func lost(c *remote, err error) string {
 	failed, ok := errors.AsType[*sse.ConnectionError](err)
 	switch {
 	case !ok:

@@ -185,20 +185,31 @@ func TestSubscribePrintsForPeopleAndFilters(t *testing.T) {
 	})
 }
 
-func TestChannelsTellsWhenTheListIsCut(t *testing.T) {
+// What HEAD on "all" has room for ended the list before.
+func TestChannelsListsAllOrAsManyAsAreWanted(t *testing.T) {
 	srv := serving(t, nil, "-c", quick(t, ""), "--port", "0")
 	env := []string{"EVENTSOURCE_URL=" + srv.url}
 	long := strings.Repeat("x", 240)
 	for i := range 20 {
 		run(t, env, "", "publish", fmt.Sprintf("%s%02d", long, i), "-q", "x").wants(t, 0, "", "")
 	}
-	r := run(t, env, "", "channels")
-	n := strings.Count(r.stdout, "\n")
-	if r.status != 0 || n == 0 || n >= 20 || r.stderr != fmt.Sprintf("These are the first %d of 20 channels: the server's list ends here.\n", n) {
-		t.Errorf("%d: %s", n, r.stderr)
+	run(t, env, "", "publish", "y", "-q", "x").wants(t, 0, "", "")
+	if r := run(t, env, "", "channels"); r.status != 0 || strings.Count(r.stdout, "\n") != 21 || r.stderr != "" {
+		t.Errorf("%d: %s", strings.Count(r.stdout, "\n"), r.stderr)
 	}
-	if r := run(t, env, "", "channels", "--json"); !strings.Contains(r.stdout, `"count":20,"consumers":0,"truncated":true`) {
+	run(t, env, "", "channels", "--prefix", "y").wants(t, 0, "y\n", "")
+	run(t, env, "", "channels", "--prefix", "z").wants(t, 0, "", "")
+	if r := run(t, env, "", "channels", "--limit", "3"); strings.Count(r.stdout, "\n") != 3 || r.stderr != "These are the first 3 channels: there are others.\n" {
+		t.Errorf("%+v", r)
+	}
+	if r := run(t, env, "", "channels", "--limit", "21"); strings.Count(r.stdout, "\n") != 21 || r.stderr != "" {
+		t.Errorf("%+v", r)
+	}
+	if r := run(t, env, "", "channels", "--json", "--limit", "20"); !strings.Contains(r.stdout, `"count":20,"consumers":0,"truncated":true`) {
 		t.Errorf("%.100s", r.stdout)
+	}
+	if r := run(t, env, "", "channels", "--limit", "0"); r.status != statusUsage || !strings.Contains(r.stderr, "--limit must be at least 1") {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -259,7 +270,7 @@ func TestWhatIsNoEventSourceServerIsToldOf(t *testing.T) {
 	run(t, env, "", "publish", "a", "x").wants(t, 1, "", "eventsource: the server answered 200 OK: is an EventSource server at this URL?\n")
 	run(t, env, "", "publish", "moved", "x").wants(t, 1, "",
 		"eventsource: the server answered 301 Moved Permanently: give the URL that it redirects to, https://elsewhere.example/moved\n")
-	run(t, env, "", "channels").wants(t, 1, "", "eventsource: the answer has no X-Available-Channels: is an EventSource server at this URL?\n")
+	run(t, env, "", "channels").wants(t, 1, "", "eventsource: the server answered 200 OK: is an EventSource server at this URL?\n")
 	if r := run(t, env, "", "subscribe", "a"); r.status != 1 || !strings.Contains(r.stderr, "text/event-stream") {
 		t.Errorf("%+v", r)
 	}
