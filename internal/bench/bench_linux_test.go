@@ -31,7 +31,7 @@ func TestRowsMeasureTheServerAndTheFloor(t *testing.T) {
 	}
 	var out, log bytes.Buffer
 	b := bench{out: &out, log: &log}
-	if err := b.parse([]string{"-json", "-repeat=1", "-server", binary, "-rows=fanout-1k,window,churn,ndjson-10,all,resume"}); err != nil {
+	if err := b.parse([]string{"-json", "-repeat=1", "-server", binary, "-rows=fanout-1k,window,churn,ndjson-10,all,resume,kept,restart"}); err != nil {
 		t.Fatal(err)
 	}
 	b.scale = tiny
@@ -47,12 +47,12 @@ func TestRowsMeasureTheServerAndTheFloor(t *testing.T) {
 		measured[r.Row+": "+r.Figure] = r
 	}
 	// What cannot be nothing, even in so short a run.
-	for _, name := range []string{"fanout-1k: p50 ms", "fanout-1k: p99 ms", "window: deliveries a second", "resume: seconds"} {
+	for _, name := range []string{"fanout-1k: p50 ms", "fanout-1k: p99 ms", "window: deliveries a second", "resume: seconds", "restart: seconds"} {
 		if r := measured[name]; r.Ours <= 0 || r.Floor != nil && *r.Floor <= 0 {
 			t.Errorf("%s was not measured: %+v", name, r)
 		}
 	}
-	if want := 14; len(measured) != want {
+	if want := 20; len(measured) != want {
 		t.Errorf("%d figures, not %d", len(measured), want)
 	}
 }

@@ -60,6 +60,23 @@ type fanout struct {
 	stretch    int     // so many times as long as other loads; 0 is 1
 }
 
+// runDeliveries measures what a delivery costs without what its publish does: the
+// difference between many consumers and one.
+func (f fanout) runDeliveries(b *bed) (sample, error) {
+	many, err := f.run(b)
+	if err != nil {
+		return nil, err
+	}
+	n := float64(b.scale.of(f.consumers))
+	f.consumers = 1
+	one, err := f.run(b)
+	if err != nil {
+		return nil, err
+	}
+	const key = "cpu a delivery"
+	return sample{key: (many[key]*n - one[key]) / (n - 1), lostKey: many[lostKey] + one[lostKey]}, nil
+}
+
 func (f fanout) run(b *bed) (sample, error) {
 	f.channels, f.stalled = b.scale.of(f.channels), b.scale.of(f.stalled)
 	if f.channels == 1 {

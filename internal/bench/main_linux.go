@@ -260,18 +260,26 @@ func (b *bench) measure(ctx context.Context, r row) error {
 
 // load runs a load once.
 func (b *bench) load(ctx context.Context, l load) (sample, error) {
+	args := []string{"--config", b.empty}
+	if l.server == theFile {
+		folder, err := os.MkdirTemp(b.folder, "")
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--backend", "sqlite:"+filepath.Join(folder, "events.db"))
+	}
 	return l.run(&bed{scale: b.scale, start: func() (*child, error) {
-		if l.server != theServer {
+		if l.server != theServer && l.server != theFile {
 			return startChild(ctx, b.self, func(addr string) []string { return []string{l.server, addr} })
 		}
-		if b.profile != "" {
+		if b.profile != "" && l.server == theServer {
 			file := filepath.Join(b.folder, fmt.Sprintf("profile.%d", len(b.profiles)))
 			b.profiles = append(b.profiles, file)
 			return startChild(ctx, b.self, func(addr string) []string { return []string{profiledServer, addr, file} })
 		}
 		return startChild(ctx, b.server, func(addr string) []string {
 			_, port, _ := net.SplitHostPort(addr)
-			return []string{"serve", "--port", port, "--config", b.empty}
+			return append([]string{"serve", "--port", port}, args...)
 		})
 	}})
 }

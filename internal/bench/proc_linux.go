@@ -66,6 +66,12 @@ func (c *child) stop() {
 	c.cmd.Wait()
 }
 
+// kill ends the child with SIGKILL.
+func (c *child) kill() {
+	c.cmd.Process.Kill()
+	c.stop()
+}
+
 // A usage is what a process has used up to now, in bytes where not said otherwise.
 type usage struct {
 	cpu     time.Duration // user and system

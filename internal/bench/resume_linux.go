@@ -109,8 +109,13 @@ func (f *follower) event() {
 
 // runResume cuts all consumers of a channel off, publishes, and has them come
 // back at once.
-func runResume(b *bed) (sample, error) {
-	n := min(b.scale.of(10000), b.scale.capacity)
+func runResume(b *bed) (sample, error) { return runReturn(b, 10000, false) }
+
+// runRestart is runResume with a server that is killed before they come back.
+func runRestart(b *bed) (sample, error) { return runReturn(b, 5000, true) }
+
+func runReturn(b *bed, consumers int, restart bool) (sample, error) {
+	n := min(b.scale.of(consumers), b.scale.capacity)
 	server, err := b.start()
 	if err != nil {
 		return nil, err
@@ -144,6 +149,16 @@ func runResume(b *bed) (sample, error) {
 
 	for i := range int64(missed) {
 		if err := pub.publish(channelName(0), of.cut+1+i, 100); err != nil {
+			return nil, err
+		}
+	}
+	if restart {
+		server.kill()
+		if server, err = b.start(); err != nil {
+			return nil, err
+		}
+		defer server.stop()
+		if idle, err = server.usage(); err != nil {
 			return nil, err
 		}
 	}

@@ -17,6 +17,7 @@ type load struct {
 // What a load may run on.
 const (
 	theServer     = "server"
+	theFile       = "file" // the server, which keeps the events in a file
 	theFloor      = "floor"
 	theBatchFloor = "floor-batch"
 )
@@ -95,6 +96,25 @@ func rows() []row {
 			figure{"lost", "missing", upTo(0, 0, "")},
 			figure{"duplicates", "duplicates", upTo(0, 0, "")},
 			figure{"out of order", "disordered", upTo(0, 0, "")}),
+		// What a publish waits for is the disk; a delivery costs what it costs without.
+		{
+			name:    "kept",
+			ours:    load{theFile, oneThousand.runDeliveries},
+			floor:   &load{theServer, oneThousand.runDeliveries},
+			figures: []figure{{"CPU us a delivery", "cpu a delivery", times(1.1, 1)}},
+		},
+		// As resume, but the server is killed in between, and nothing is in its logs.
+		{
+			name: "restart",
+			ours: load{theFile, runRestart},
+			figures: []figure{
+				{"seconds", "seconds", upTo(2, 1, "s")},
+				{"peak MB over idle", "peak", upTo(64, 32, "MB")},
+				{"lost", "missing", upTo(0, 0, "")},
+				{"duplicates", "duplicates", upTo(0, 0, "")},
+				{"out of order", "disordered", upTo(0, 0, "")},
+			},
+		},
 		// Beside consumers that never read, against the same without them.
 		{
 			name:  "stalled",
