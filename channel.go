@@ -41,6 +41,7 @@ type channel struct {
 	overflow int64    // bytes of the others
 	floor    uint64   // the highest Seq that the history no longer keeps
 	dropped  uint64   // the highest Seq that is in neither
+	bottom   uint64   // a floor below which a Store had nothing when it was asked
 
 	// Guarded by registry.mu.
 	sides     []*side // one for each writer with consumers here

@@ -261,7 +261,7 @@ func (s *Server) recall(ctx context.Context, sub *subscription) *Problem {
 		floor := uint64(0)
 		if known {
 			var p *Problem
-			if floor, p = s.fill(ctx, logs, place); p != nil {
+			if floor, p = s.fill(ctx, logs, place, false); p != nil {
 				return p
 			}
 		}
@@ -281,7 +281,7 @@ func (s *Server) recall(ctx context.Context, sub *subscription) *Problem {
 			}
 		}
 	}
-	_, p := s.fill(ctx, logs, place)
+	_, p := s.fill(ctx, logs, place, true)
 	sub.recalled = true
 	return p
 }
@@ -333,10 +333,11 @@ func (sub *subscription) viewer() *consumer {
 }
 
 // fill has logs hold what the Store has above a place, as far as their history reaches,
-// and returns the highest of the Store's floors, or 0 where the logs reach the place.
-func (s *Server) fill(ctx context.Context, logs []string, place uint64) (floor uint64, p *Problem) {
+// and returns the highest of the Store's floors above the place, if that is wanted: where
+// history is all that counts, it is not.
+func (s *Server) fill(ctx context.Context, logs []string, place uint64, historyOnly bool) (floor uint64, p *Problem) {
 	for _, name := range logs {
-		f, err := s.registry.fill(ctx, s.shelf, name, place)
+		f, err := s.registry.fill(ctx, s.shelf, name, place, historyOnly)
 		if err != nil {
 			return 0, readError(err, s.settings.Retry)
 		}
@@ -346,7 +347,7 @@ func (s *Server) fill(ctx context.Context, logs []string, place uint64) (floor u
 }
 
 // fill is Server.fill for one log. Of those that want the same log filled one reads.
-func (r *registry) fill(ctx context.Context, from shelf, name string, place uint64) (floor uint64, err error) {
+func (r *registry) fill(ctx context.Context, from shelf, name string, place uint64, historyOnly bool) (floor uint64, err error) {
 	r.mu.Lock()
 	for r.filling[name] != nil {
 		done := r.filling[name]
@@ -370,7 +371,7 @@ func (r *registry) fill(ctx context.Context, from shelf, name string, place uint
 		whole = ch.n == ch.kept && floor == ch.floor
 	}
 	most := r.rules[r.rule(name)].History.Events
-	if below <= place {
+	if below <= place || ch != nil && below == ch.bottom || historyOnly && kept >= most {
 		r.mu.Unlock()
 		return below, nil
 	}
@@ -453,6 +454,8 @@ func (r *registry) prependLocked(name string, below uint64, frames []*frame, pag
 		ch.floor = page.Floor
 		if page.More {
 			ch.floor = max(ch.floor, page.Events[len(page.Events)-1].Seq-1)
+		} else {
+			ch.bottom = ch.floor
 		}
 		ch.dropped = min(ch.dropped, ch.floor) // who is connected has what was dropped since
 	}
@@ -544,8 +547,7 @@ func (s *Server) over(sub *subscription) string {
 
 // recallBatch returns the bytes of the next page for a consumer, of so many events, and
 // moves its place. Whoever has them holds one of s.recalls, until it has written them.
-// Without bytes it holds none: the page has nothing for the consumer, or recall has
-// looked again.
+// Without bytes it holds none: recall has looked again.
 func (s *Server) recallBatch(ctx context.Context, sub *subscription, viewer *consumer) (batch []byte, n int, p *Problem) {
 	select {
 	case s.recalls <- struct{}{}:
@@ -598,8 +600,9 @@ func (s *Server) recallPage(ctx context.Context, sub *subscription, viewer *cons
 	mark := s.registry.mark.Load()
 	upTo := mark
 	logs := append(slices.Clone(sub.names), globalName)
-	for _, name := range logs {
-		page, err := s.shelf.Read(ctx, Query{Channel: name, After: sub.place, Before: mark + 1, Limit: recallEvents, Bytes: recallBytes})
+	for _, name := range logs { // who follows many gets no more at once
+		page, err := s.shelf.Read(ctx, Query{Channel: name, After: sub.place, Before: mark + 1,
+			Limit: max(recallEvents/len(logs), 16), Bytes: max(recallBytes/len(logs), 4<<10)})
 		if err != nil {
 			return nil, false, readError(err, s.settings.Retry)
 		}

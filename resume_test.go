@@ -199,6 +199,31 @@ func TestTheTailOfAChannelIsReadOnceForAllWhoComeBack(t *testing.T) {
 	})
 }
 
+// What is in the logs is not asked for again.
+func TestTheLatestEventsAreReadOnceForAllWhoAskForThem(t *testing.T) {
+	name := newFile(t)
+	n := newNode(t, &eventsource.Settings{Backend: file(t, name)})
+	numbers(t, n.Server, "few", 0, 3)
+	numbers(t, n.Server, "many", 0, 300)
+	if err := n.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b := file(t, name)
+	n = newNode(t, &eventsource.Settings{Backend: b})
+	for range 20 {
+		n.follow(t, "/few?history=3").expectNumbers(t, 0, 3)
+		n.follow(t, "/many?history=5").expectNumbers(t, 295, 300)
+	}
+	if reads := b.reads.Load(); reads != 3 { // of both, and of all
+		t.Errorf("%d reads", reads)
+	}
+	numbers(t, n.Server, "few", 3, 4)
+	n.follow(t, "/few?history=9").expectNumbers(t, 0, 4)
+	if reads := b.reads.Load(); reads != 3 {
+		t.Errorf("%d reads with one event more", reads)
+	}
+}
+
 func TestAStormOverAFileIsWholeThoughTheLogsAreShort(t *testing.T) {
 	onEach(t, paths, func(t *testing.T, path servingPath) {
 		st := path.storm(t, &eventsource.Settings{Backend: file(t, newFile(t)),
