@@ -24,7 +24,11 @@ import (
 func TestTheAPI(t *testing.T) {
 	k := newContract(t)
 	all := true
-	for _, backend := range []string{"memory", "sqlite"} {
+	backends := []string{"memory", "sqlite"}
+	if testing.Short() { // SQLite is slow with the race detector, and has tests of its own
+		backends = backends[:1]
+	}
+	for _, backend := range backends {
 		k.sqlite = backend == "sqlite"
 		all = t.Run(backend, func(t *testing.T) { theAPI(t, k) }) && all
 	}

@@ -88,7 +88,7 @@ func (k *contract) at(pointer string) (any, string) {
 	var v any = k.doc
 	real := ""
 	for part := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
-		key := strings.NewReplacer("~1", "/", "~0", "~").Replace(part)
+		key := unescapePointer.Replace(part)
 		switch in := v.(type) {
 		case map[string]any:
 			v = in[key]
@@ -109,7 +109,13 @@ func (k *contract) at(pointer string) (any, string) {
 	return v, real
 }
 
-func escapePointer(key string) string { return strings.NewReplacer("~", "~0", "/", "~1").Replace(key) }
+func escapePointer(key string) string { return pointerEscape.Replace(key) }
+
+// To make them takes longer than what they do.
+var (
+	pointerEscape   = strings.NewReplacer("~", "~0", "/", "~1")
+	unescapePointer = strings.NewReplacer("~1", "/", "~0", "~")
+)
 
 // object returns the object at a pointer, an empty one where there is none.
 func (k *contract) object(pointer string) map[string]any {
