@@ -81,10 +81,7 @@ func (r *registry) expireTokens() {
 		if len(r.expiries) == 0 || !r.expiries[0].wider.identity.expired(now) {
 			break
 		}
-		c := heap.Pop(&r.expiries).(*consumer)
-		w := c.global.side.writer
-		w.ends = append(w.ends, ending{consumer: c, reason: endExpired})
-		w.stir()
+		r.endLocked(heap.Pop(&r.expiries).(*consumer), endExpired)
 	}
 	r.armLocked()
 	writers := r.writers

@@ -98,7 +98,7 @@ func (s *Server) Mark(ctx context.Context, channel string, m Marks) (unread int,
 // come after a name, sorted. Errors are *Problem.
 func (s *Server) ChannelsAfter(ctx context.Context, prefix, after string, limit int) ([]string, error) {
 	here, _ := s.registry.Channels(ctx, prefix, after, limit)
-	if s.shelf == shelf(s.registry) {
+	if s.registry.isShelf {
 		return here, nil
 	}
 	kept, err := s.shelf.Channels(ctx, prefix, after, limit)
@@ -117,7 +117,7 @@ func (s *Server) exist(ctx context.Context, names []string) (bool, error) {
 		if s.registry.exists(name) {
 			continue
 		}
-		if s.shelf == shelf(s.registry) {
+		if s.registry.isShelf {
 			return false, nil
 		}
 		page, err := s.Read(ctx, Query{Channel: name, Limit: 1})

@@ -77,46 +77,17 @@ func (s *Server) Reload(settings *Settings) error {
 }
 
 // govern has the registry go by a policy, and ends the streams that it does not
-// allow.
+// allow. Who joins meanwhile was judged by it.
 func (r *registry) govern(p *policy) {
-	const together = 1000 // consumers looked at under one lock
 	r.mu.Lock()
 	r.policy = p
-	writers := r.writers
-	revoke := func(c *consumer) {
-		if !c.gone && !p.allowsLocked(c) {
-			w := c.global.side.writer
-			w.ends = append(w.ends, ending{consumer: c, reason: endRevoked})
-			w.stir()
-		}
-	}
-	for _, w := range writers {
-		for _, c := range w.joins {
-			revoke(c)
-		}
-		s := r.all.sideLocked(w)
-		if s == nil {
-			continue
-		}
-		// From the end: who leaves has its place taken by the last, which was
-		// looked at; who joins was judged by this policy.
-		for i := len(s.members) - 1; i >= 0; i-- {
-			if i%together == 0 {
-				r.mu.Unlock()
-				w.wake()
-				r.mu.Lock()
-				i = min(i, len(s.members)-1)
-				if i < 0 || r.policy != p {
-					break
-				}
-			}
-			revoke(s.members[i])
-		}
-	}
 	r.mu.Unlock()
-	for _, w := range writers {
-		w.wake()
-	}
+	r.eachConsumer(globalName, func(c *consumer) bool {
+		if r.policy == p && !p.allowsLocked(c) {
+			r.endLocked(c, endRevoked)
+		}
+		return r.policy == p
+	})
 }
 
 // permits returns what is known now of an identity, and whether it may follow what

@@ -158,7 +158,7 @@ func (rec *Record) prepare() {
 // log of each of its channels and of the wildcards above.
 func (r *registry) appendLocked(rec *Record) {
 	now := r.clock()
-	age := r.ageLocked(rec.Channels)
+	age := r.age(rec.Channels)
 	channels := rec.Channels[0]
 	if len(rec.Channels) > 1 {
 		channels = strings.Join(rec.Channels, ",")
@@ -196,9 +196,9 @@ func (r *registry) appendLocked(rec *Record) {
 	}
 }
 
-// ageLocked returns how long the history of channels keeps an event of all of them; 0
+// age returns how long the history of channels keeps an event of all of them; 0
 // is for ever.
-func (r *registry) ageLocked(names []string) time.Duration {
+func (r *registry) age(names []string) time.Duration {
 	if len(r.rules) == 1 {
 		return r.rules[0].History.Age
 	}
@@ -279,7 +279,7 @@ func (r *registry) logLocked(name string) *channel {
 // wildLocked does the same for the wildcard below a prefix.
 func (r *registry) wildLocked(prefix string) *channel {
 	ch := r.wild[prefix]
-	if ch == nil {
+	if ch == nil && (len(r.rules) > 1 || r.settings.History.Events > 0) { // or else no name is made
 		if name := wildcardOf(prefix); r.rules[r.rule(name)].History.Events > 0 {
 			ch = r.makeLocked(name)
 		}

@@ -57,21 +57,20 @@ func (s *Server) Disconnect(id string) bool {
 	}
 	r := s.registry
 	ended := false
-	var w *writer
 	r.eachConsumer(globalName, func(c *consumer) bool {
-		if c.number() != number {
-			return true
+		if ended = c.number() == number; ended {
+			r.endLocked(c, endClosed)
 		}
-		w = c.global.side.writer
-		w.ends = append(w.ends, ending{consumer: c, reason: endClosed})
-		w.stir()
-		ended = true
-		return false
+		return !ended
 	})
-	if ended {
-		w.wake()
-	}
 	return ended
+}
+
+// endLocked has a consumer's writer end its stream.
+func (r *registry) endLocked(c *consumer, reason string) {
+	w := c.global.side.writer
+	w.ends = append(w.ends, ending{consumer: c, reason: reason})
+	w.stir()
 }
 
 // parseNumber reads a consumer's id.
@@ -84,12 +83,20 @@ func parseNumber(id string) (uint64, bool) {
 func numberText(n uint64) string { return strconv.FormatUint(n, 16) }
 
 // eachConsumer has see look at the consumers that follow a name or wildcard, or at all of
-// them, until it returns false. It is called with mu held, which others have between
-// some of the calls: who comes or goes meanwhile may be left out.
+// them, until it returns false, and wakes the writers that it has stirred. It is called
+// with mu held, which others have between some of the calls: who comes or goes meanwhile
+// may be left out.
 func (r *registry) eachConsumer(name string, see func(c *consumer) bool) {
 	const together = 1000 // looked at under one lock
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	unlock := func() {
+		writers := r.writers
+		r.mu.Unlock()
+		for _, w := range writers {
+			w.wake()
+		}
+	}
+	defer unlock()
 	ch := r.all
 	if name != globalName {
 		ch = r.findLocked(name)
@@ -108,7 +115,7 @@ func (r *registry) eachConsumer(name string, see func(c *consumer) bool) {
 		// From the end: who leaves has its place taken by the last, which was looked at.
 		for i := len(s.members) - 1; i >= 0; i-- {
 			if i%together == 0 && i > 0 {
-				r.mu.Unlock()
+				unlock()
 				r.mu.Lock()
 				if i = min(i, len(s.members)-1); i < 0 {
 					break
