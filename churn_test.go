@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/internal/check"
 )
 
 // comeAndGo connects, reads up to where stop says, and resets the connection.
@@ -100,12 +101,12 @@ func TestTenThousandConnectsAndResetsLeaveNothingBehind(t *testing.T) {
 		}
 		rush(1000) // what is made once is made now
 		goroutines, before := runtime.NumGoroutine(), heap()
-		descriptors := len(openDescriptors())
+		descriptors := len(check.Descriptors())
 		rush(10_000)
 		// The connection that published may still be on its way out.
 		eventually(t, "the goroutines have ended", func() bool { return runtime.NumGoroutine() <= goroutines })
 		if descriptors > 0 {
-			eventually(t, "the descriptors are closed", func() bool { return len(openDescriptors()) <= descriptors })
+			eventually(t, "the descriptors are closed", func() bool { return len(check.Descriptors()) <= descriptors })
 		}
 		grown := int64(0)
 		eventually(t, "the memory is free again", func() bool {

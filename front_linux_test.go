@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/internal/check"
 )
 
 // The stream that the reactor begins by itself has the head that net/http's
@@ -385,7 +386,7 @@ func TestClientsThatComeAndGoLeaveNothing(t *testing.T) {
 	one := "POST /news HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
 	n.post(t, "/news", "text/plain", "first").receipt(t)
 	n.client.CloseIdleConnections()
-	before := len(openDescriptors())
+	before := len(check.Descriptors())
 	var wait sync.WaitGroup
 	for w := range 8 {
 		wait.Go(func() {
@@ -420,8 +421,8 @@ func TestClientsThatComeAndGoLeaveNothing(t *testing.T) {
 	}
 	wait.Wait()
 	n.client.CloseIdleConnections()
-	if !settled(func() bool { return len(openDescriptors()) <= before+1 }) {
-		t.Errorf("%d descriptors are left, %v", len(openDescriptors())-before, openDescriptors())
+	if !settled(func() bool { return len(check.Descriptors()) <= before+1 }) {
+		t.Errorf("%d descriptors are left, %v", len(check.Descriptors())-before, check.Descriptors())
 	}
 }
 

@@ -10,15 +10,12 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"flag"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +23,7 @@ import (
 	"time"
 
 	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/internal/check"
 )
 
 // runAddress is the environment variable that makes the test binary a program
@@ -38,70 +36,7 @@ func TestMain(m *testing.M) {
 		classicProgram(port)
 		return
 	}
-	flag.Parse()
-	if fuzz := flag.Lookup("test.fuzz"); fuzz != nil && fuzz.Value.String() != "" {
-		os.Exit(m.Run()) // the fuzzer has goroutines and pipes of its own
-	}
-	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
-		l.Close() // the runtime's poller is open from now on
-	}
-	goroutines, descriptors := runtime.NumGoroutine(), openDescriptors()
-	code := m.Run()
-	http.DefaultClient.CloseIdleConnections()
-	if code == 0 && !settled(func() bool { return runtime.NumGoroutine() <= goroutines }) {
-		stacks := make([]byte, 1<<20)
-		stacks = stacks[:runtime.Stack(stacks, true)]
-		fmt.Printf("FAIL: %d goroutines were left over:\n%s\n", runtime.NumGoroutine()-goroutines, stacks)
-		code = 1
-	}
-	if code == 0 && !settled(func() bool { return len(openDescriptors()) <= len(descriptors) }) {
-		fmt.Printf("FAIL: descriptors were left over: %v, there had been %v\n", openDescriptors(), descriptors)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// openDescriptors returns what the process has open, where the system says it.
-func openDescriptors() []string {
-	var open []string
-	entries, _ := os.ReadDir("/proc/self/fd")
-	for _, e := range entries {
-		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
-			open = append(open, e.Name()+" "+to)
-		}
-	}
-	return open
-}
-
-// settled polls until ok or ten seconds have passed.
-func settled(ok func() bool) bool {
-	deadline := time.Now().Add(10 * time.Second)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		if time.Now().After(deadline) {
-			return false
-		}
-		<-tick.C
-	}
-	return true
-}
-
-// eventually fails the test unless ok comes true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	if !settled(ok) {
-		t.Fatal("in vain was waited for: " + what)
-	}
-}
-
-// skip leaves a test out, loudly: it fails where everything must run.
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("EVENTSOURCE_TEST_NO_SKIP") == "1" {
-		t.Fatal("nothing may be skipped here: " + why)
-	}
-	t.Skip("SKIPPED: " + why)
+	check.Main(m)
 }
 
 // A servingPath is one of the ways in which a consumer is served.
@@ -197,8 +132,8 @@ type node struct {
 	client *http.Client
 }
 
-// node serves settings on the path.
-func (p servingPath) node(t testing.TB, settings *eventsource.Settings) *node {
+// node serves settings on the path, after what is to be done before.
+func (p servingPath) node(t testing.TB, settings *eventsource.Settings, before ...func(*eventsource.Server)) *node {
 	t.Helper()
 	if p.tls {
 		certificate, _ := testCertificate()
@@ -212,6 +147,9 @@ func (p servingPath) node(t testing.TB, settings *eventsource.Settings) *node {
 	s, err := eventsource.Open(p.settings(settings))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, do := range before {
+		do(s)
 	}
 	shutdown := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -544,3 +482,6 @@ func (s *stream) ended() (data, retry string) {
 		}
 	}
 }
+
+// What the tests of several packages share.
+var settled, eventually, skip = check.Settled, check.Eventually, check.Skip
