@@ -1147,7 +1147,7 @@ func consumersAreShownAndDisconnected(t *testing.T, k *contract) {
 }
 
 func theNodeTellsOfItself(t *testing.T, k *contract) {
-	n := k.node(t, nil)
+	n := k.node(t, &eventsource.Settings{Sources: []eventsource.Source{&hook{}}})
 	n.follow(t, "/news")
 	n.post(t, "/news", asText, "x").receipt(t)
 	n.do(t, "GET", "/..", nil).refused(t, 404)

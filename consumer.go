@@ -471,10 +471,8 @@ func (r *registry) leaveLocked(c *consumer, reason string) {
 	}
 	r.consumers--
 	r.unexpireLocked(c)
-	if c.wider != nil && c.wider.address.IsValid() {
-		if r.addresses[c.wider.address]--; r.addresses[c.wider.address] == 0 {
-			delete(r.addresses, c.wider.address)
-		}
+	if c.wider != nil {
+		r.forgetAddressLocked(c.wider.address)
 	}
 	if r.consumers == 0 && r.empty != nil {
 		close(r.empty)
@@ -483,6 +481,16 @@ func (r *registry) leaveLocked(c *consumer, reason string) {
 		r.byName--
 	}
 	r.stats.disconnect(reason)
+}
+
+// forgetAddressLocked counts a consumer of an address less, if it is counted.
+func (r *registry) forgetAddressLocked(address netip.Addr) {
+	if !address.IsValid() {
+		return
+	}
+	if r.addresses[address]--; r.addresses[address] == 0 {
+		delete(r.addresses, address)
+	}
 }
 
 // removeLocked takes the consumer out of its sides, and lets channels go that

@@ -77,6 +77,17 @@ func (x *crossSite) cookieCounts(r *http.Request) bool {
 	return sameOrigin(r) || x.credentials && x.listed(r.Header.Get("Origin"))
 }
 
+// withoutCookies returns a request as it is, or without its cookies where they don't count.
+func (x *crossSite) withoutCookies(r *http.Request) *http.Request {
+	if r.Header["Cookie"] == nil || x.cookieCounts(r) {
+		return r
+	}
+	bare := r.WithContext(r.Context())
+	bare.Header = r.Header.Clone()
+	bare.Header.Del("Cookie")
+	return bare
+}
+
 func (x *crossSite) listed(origin string) bool {
 	return origin != "" && slices.ContainsFunc(x.origins, func(o string) bool { return strings.EqualFold(o, origin) })
 }

@@ -105,6 +105,14 @@ func (e *Event) validate() *Problem {
 	return nil
 }
 
+// CheckType reports why events can't be of a type, and what would be right.
+func CheckType(typ string) error {
+	if p := (&Event{Type: typ}).validate(); p != nil {
+		return p
+	}
+	return nil
+}
+
 func hasControl(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] == 0x7f {

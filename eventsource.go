@@ -83,11 +83,12 @@ type Server struct {
 	headers  http.Header // of streams, as configured
 	backend  Backend
 	shelf    shelf // what pages are read from
-	sources  []*running
+	feeds    []*Feed
 	started  time.Time
 	stop     context.CancelFunc // ends the sources
 
 	policy   atomic.Pointer[policy]
+	taken    atomic.Pointer[map[string]bool] // paths of relays
 	draining atomic.Bool
 	away     atomic.Pointer[away]
 	replays  atomic.Int64  // consumers that are behind the logs
@@ -106,15 +107,17 @@ type Server struct {
 	mu         sync.Mutex
 	pages      []page
 	servers    []*http.Server
+	relays     map[*relayed]struct{}
 	interrupts map[*func()]struct{} // end what waits for a publisher's next line
 }
 
 var _ EventSource = (*Server)(nil)
 
-// A page is a handler below a reserved first token.
+// A page is a handler below a reserved first token, or a relay's.
 type page struct {
 	pattern string
 	handler http.Handler
+	asks    bool // the handler asks for a token itself, or is for everybody
 }
 
 // New returns a server with settings, nil being the defaults. What is wrong with
@@ -161,7 +164,7 @@ func Open(settings *Settings) (*Server, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	for i, src := range s.settings.Sources {
-		s.sources = append(s.sources, s.runSource(ctx, i, src))
+		s.feeds = append(s.feeds, s.runSource(ctx, i, src))
 	}
 	return s, nil
 }
@@ -201,6 +204,15 @@ type Receipt struct {
 // It never waits for a consumer; it waits up to Settings.Timeout while the
 // writers have too much to offer. Errors are *Problem.
 func (s *Server) Publish(ctx context.Context, channel string, events ...Event) (Receipt, error) {
+	receipt, p := s.publishEvents(ctx, channel, events, s.publish)
+	if p != nil {
+		return Receipt{}, p
+	}
+	return receipt, nil
+}
+
+// publishEvents makes a record of events and has publish publish it.
+func (s *Server) publishEvents(ctx context.Context, channel string, events []Event, publish func(context.Context, *Record) (Receipt, *Problem)) (Receipt, *Problem) {
 	c := calls.Get().(*call)
 	names, p := appendNames(c.name[:0], channel, false, s.limits().ChannelsPerConsumer)
 	if p == nil && slices.Contains(names, personalName) {
@@ -218,7 +230,7 @@ func (s *Server) Publish(ctx context.Context, channel string, events ...Event) (
 		}
 	}
 	c.rec.Channels, c.rec.Events, c.rec.frames = names, append(c.event[:0], events...), c.frame[:0]
-	receipt, p := s.publish(ctx, &c.rec)
+	receipt, p := publish(ctx, &c.rec)
 	if p != nil {
 		return Receipt{}, p
 	}
@@ -247,6 +259,11 @@ func (s *Server) publish(ctx context.Context, rec *Record) (Receipt, *Problem) {
 		return Receipt{}, drainingProblem(s.settings.Retry)
 	}
 	defer s.flight.leave()
+	return s.commit(ctx, rec, s.settings.Timeout)
+}
+
+// feed is publish for sources, which shutting down waits for by itself.
+func (s *Server) feed(ctx context.Context, rec *Record) (Receipt, *Problem) {
 	return s.commit(ctx, rec, s.settings.Timeout)
 }
 
@@ -609,8 +626,29 @@ func (s *Server) httpServer() *http.Server {
 func (s *Server) Handle(pattern string, h http.Handler) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pages = append(s.pages, page{pattern, h})
+	s.pages = append(s.pages, page{pattern, h, false})
 }
+
+// HandleOpen adds a page as Handle does, and asks nobody for a token: what it shows is
+// for everybody.
+func (s *Server) HandleOpen(pattern string, h http.Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pages = append(s.pages, page{pattern, h, true})
+}
+
+// MayFollow reports whether who sends a request may follow a channel or wildcard, by its
+// token: for pages that show what not every administrator may know. It is safe for
+// concurrent use.
+func (s *Server) MayFollow(r *http.Request, channel string) bool {
+	policy := s.policy.Load()
+	v, p := policy.visit(r, asking{})
+	return p == nil && policy.access.follows(v, channel)
+}
+
+// Node returns the name of the server: that of the machine, and what tells it from
+// another run there.
+func (s *Server) Node() string { return s.node }
 
 // Shutdown refuses new publishes and consumers, waits until the publishes under
 // way have completed, and ends every stream. Only then it closes the
@@ -620,7 +658,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.closing.Do(func() {
 		defer close(s.closed)
 		s.draining.Store(true)
-		s.log.Info("draining", "consumers", s.registry.connected())
+		s.log.Info("draining", "consumers", s.registry.connected(), "relayed", s.registry.streams())
 		s.stop()
 		idle := s.flight.close()
 		s.mu.Lock()
@@ -633,13 +671,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		case <-ctx.Done():
 			s.closeErr = fmt.Errorf("shutdown: publishes under way did not end: %w", context.Cause(ctx))
 		}
-		s.registry.drain(ctx, s.settings.Timeout) // who is connected gets them
-		for _, src := range s.sources {
+		for _, f := range s.feeds {
 			select {
-			case <-src.done:
+			case <-f.done:
 			case <-ctx.Done():
+				s.closeErr = errors.Join(s.closeErr, fmt.Errorf("shutdown: the source %s did not end: %w", f.name, context.Cause(ctx)))
 			}
 		}
+		s.endRelays(endDraining, func(*relayed) bool { return true })
+		s.registry.drain(ctx, s.settings.Timeout) // who is connected gets them
 		s.registry.close()
 		s.closeErr = errors.Join(s.closeErr, s.backend.Close())
 		s.mu.Lock()

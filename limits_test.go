@@ -232,7 +232,7 @@ type hook struct{}
 
 func (*hook) Path() string    { return "/api/hook" }
 func (*hook) Channel() string { return "news" }
-func (*hook) Run(ctx context.Context, _ eventsource.Publisher) error {
+func (*hook) Run(ctx context.Context, _ *eventsource.Feed) error {
 	<-ctx.Done()
 	return nil
 }

@@ -1,6 +1,7 @@
 package eventsource
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -25,6 +26,10 @@ var nameByte = func() (ok [256]bool) {
 	}
 	return ok
 }()
+
+// CheckName reports why no event can be published to a channel of this name, nil when one
+// can be. "all" and "@me", which are no channel's own, are refused like other reserved names.
+func CheckName(name string) error { return validName(name) }
 
 // validName reports why name is no channel that events can be published to and
 // followed on. "all" is not one.
@@ -51,6 +56,19 @@ func validName(name string) error {
 	}
 	if reserved(name) {
 		return fmt.Errorf("%q is reserved: %s", name, reservedRule)
+	}
+	return nil
+}
+
+// CheckChannel reports why events can't be published to a channel, or to several joined
+// by commas: what would be right. "all" is one.
+func CheckChannel(channel string) error {
+	names, p := parseNames(channel, false, len(channel)+1)
+	switch {
+	case p != nil:
+		return p
+	case slices.Contains(names, personalName):
+		return errors.New("@me stands for the subject of a request's token: name the channel")
 	}
 	return nil
 }

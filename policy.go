@@ -73,6 +73,7 @@ func (s *Server) Reload(settings *Settings) error {
 	p := newPolicy(&effective, s.stats, s.policy.Load())
 	s.policy.Store(p)
 	s.registry.govern(p)
+	s.endRelays(endRevoked, func(one *relayed) bool { return !p.allowsRelay(one) })
 	return nil
 }
 

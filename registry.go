@@ -54,6 +54,7 @@ type registry struct {
 	marks       map[*channel]map[uint64]struct{} // events that are read, where the logs are the store
 	floors      [floorBuckets]uint64             // of channels that went, by their names' hash
 	consumers   int                              // connected
+	relayed     int                              // streams of relays
 	number      uint64                           // of the consumer that came last
 	byName      int                              // of them those that follow a channel by name
 	writers     []*writer
@@ -609,9 +610,9 @@ func (r *registry) full(s *subscription, retry time.Duration) *Problem {
 // may be.
 func (r *registry) fullLocked(s *subscription, retry time.Duration) *Problem {
 	limits := &r.policy.limits
-	if r.consumers >= limits.Consumers {
+	if n := r.consumers + r.relayed; n >= limits.Consumers {
 		return newProblem(http.StatusServiceUnavailable,
-			fmt.Sprintf("no more than %d consumers may be connected, and they are: come back later", r.consumers)).
+			fmt.Sprintf("no more than %d consumers may be connected, and they are: come back later", n)).
 			after(jitter(retry, 0)).limitedBy(limitConsumers)
 	}
 	if most := limits.ConsumersPerAddress; most > 0 && s.address.IsValid() && r.addresses[s.address] >= most {

@@ -2,6 +2,9 @@ package eventsource
 
 import (
 	"cmp"
+	"context"
+	"iter"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -17,6 +20,10 @@ type Consumer struct {
 	Position  string    `json:"position"`          // the id of the place up to which it has everything
 	Behind    uint64    `json:"behind"`            // places between that and the mark
 	Subject   string    `json:"subject,omitempty"` // of its token
+
+	// Address is where it comes from, an IPv6 one as its /64; the zero one where
+	// Limits.ConsumersPerAddress does not count by it: it is not kept then.
+	Address netip.Addr `json:"-"`
 }
 
 // Consumers returns those that follow a channel or a wildcard by its name, "all" being
@@ -40,6 +47,94 @@ func (s *Server) Consumers(channel, after string, limit int) (list []Consumer, m
 		list = append(list, s.registry.describe(f.consumer))
 	}
 	return list, more
+}
+
+// Latest returns up to limit consumers, who came last first. They are the latest of each
+// writer, but that one may stand in the place of a later one that has left: to find those
+// exactly would cost a look at each consumer, and this costs limit for each writer. It is
+// safe for concurrent use.
+func (s *Server) Latest(limit int) []Consumer {
+	r := s.registry
+	var found []numbered
+	take := func(members []*consumer) {
+		for i := len(members) - 1; i >= max(0, len(members)-limit); i-- {
+			if c := members[i]; !c.gone {
+				found = append(found, numbered{c.number(), c})
+			}
+		}
+	}
+	r.mu.Lock()
+	for _, w := range r.writers {
+		take(w.joins)
+	}
+	for _, s := range r.all.sides {
+		take(s.members)
+	}
+	r.mu.Unlock()
+	slices.SortFunc(found, func(a, b numbered) int { return cmp.Compare(b.number, a.number) })
+	list := make([]Consumer, 0, min(limit, len(found)))
+	for _, f := range found[:cap(list)] {
+		list = append(list, r.describe(f.consumer))
+	}
+	return list
+}
+
+// Followed yields the names and wildcards that consumers follow, each with how many do,
+// in no order, until ctx ends. It looks at a few hundred channels at a time, for which
+// everything else waits, and then rests for rest times as long as that took: with 99 it
+// is in the way for a hundredth of the time, and takes 100 times as long. What comes or
+// goes meanwhile may be left out. It is safe for concurrent use.
+func (s *Server) Followed(ctx context.Context, rest int) iter.Seq2[string, int] {
+	return func(yield func(string, int) bool) {
+		s.registry.eachFollowed(func(piece []following, took time.Duration) bool {
+			for _, f := range piece {
+				if !yield(f.name, f.consumers) {
+					return false
+				}
+			}
+			return ctx.Err() == nil && (took == 0 || rest == 0 || sleep(ctx, time.Duration(rest)*took))
+		})
+	}
+}
+
+// A following is a name or wildcard, and how many consumers follow it.
+type following struct {
+	name      string
+	consumers int
+}
+
+// eachFollowed hands out what consumers follow, piece by piece and without a lock, with
+// how long the lock was held for it (0: it was the last piece), until see returns false.
+func (r *registry) eachFollowed(see func(piece []following, took time.Duration) bool) {
+	const together = 512 // looked at under one lock
+	piece := make([]following, 0, together)
+	looked := 0
+	r.mu.Lock()
+	since := time.Now()
+	for _, channels := range []map[string]*channel{r.named, r.wild} {
+		// A map may change between two steps of a range over it.
+		for _, ch := range channels {
+			if ch.followers > 0 {
+				piece = append(piece, following{ch.name, ch.followers})
+			}
+			if looked++; looked%together != 0 {
+				continue
+			}
+			took := time.Since(since)
+			r.mu.Unlock()
+			if !see(piece, max(took, 1)) {
+				return
+			}
+			piece = piece[:0]
+			r.mu.Lock()
+			if r.closed {
+				break
+			}
+			since = time.Now()
+		}
+	}
+	r.mu.Unlock()
+	see(piece, 0)
 }
 
 // A numbered is a consumer with its number.
@@ -146,6 +241,9 @@ func (r *registry) describe(c *consumer) Consumer {
 		Connected: time.UnixMicro(int64(c.number())).UTC(),
 		Position:  string(id[:]),
 		Behind:    mark - pos,
+	}
+	if c.wider != nil {
+		d.Address = c.wider.address
 	}
 	if id := c.identity(); id != nil {
 		d.Subject = id.subject

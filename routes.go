@@ -34,19 +34,25 @@ func (s *Server) Router() *mux.Router {
 	router.NotFoundHandler = s.wrap(http.HandlerFunc(s.notFound))
 	router.MethodNotAllowedHandler = s.wrap(http.HandlerFunc(s.notAllowed))
 
-	router.Path("/").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.home)
+	if !s.isTaken("/") {
+		router.Path("/").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.home)
+	}
 	router.Path("/health").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.health)
 	router.Path("/health/live").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.live)
 	router.Path("/health/ready").Methods(http.MethodGet, http.MethodHead).HandlerFunc(s.health)
-	for _, src := range s.sources {
-		if e, ok := src.Source.(Endpoint); ok {
+	for _, f := range s.feeds {
+		if e, ok := f.source.(Endpoint); ok {
 			router.Path(e.Path()).Methods(http.MethodPost).Handler(s.endpoint(e))
 		}
 	}
 	router.MatcherFunc(isAPI).HandlerFunc(s.api)
 	s.mu.Lock()
 	for _, p := range s.pages {
-		router.Path(p.pattern).Handler(s.administrators(p.handler))
+		h := p.handler
+		if !p.asks {
+			h = s.administrators(h)
+		}
+		router.Path(p.pattern).Handler(h)
 	}
 	s.mu.Unlock()
 
@@ -98,7 +104,7 @@ func (s *Server) path(r *http.Request) (string, bool) {
 // path and does not begin with a token that is the server's own.
 func (s *Server) isChannel(r *http.Request, _ *mux.RouteMatch) bool {
 	path, ok := s.path(r)
-	if !ok || path == "" || isAPI(r, nil) {
+	if !ok || path == "" || isAPI(r, nil) || s.isTaken(r.URL.Path) {
 		return false
 	}
 	first, _, _ := strings.Cut(path, ",")
@@ -107,8 +113,8 @@ func (s *Server) isChannel(r *http.Request, _ *mux.RouteMatch) bool {
 
 // isEndpoint reports whether a source is fed by requests to this path.
 func (s *Server) isEndpoint(r *http.Request) bool {
-	return slices.ContainsFunc(s.sources, func(src *running) bool {
-		e, ok := src.Source.(Endpoint)
+	return slices.ContainsFunc(s.feeds, func(f *Feed) bool {
+		e, ok := f.source.(Endpoint)
 		return ok && e.Path() == r.URL.Path
 	})
 }

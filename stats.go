@@ -12,6 +12,7 @@ import (
 type Stats struct {
 	Started       time.Time         `json:"started"`
 	Consumers     int               `json:"consumers"`      // connected now
+	Relayed       int               `json:"relayed"`        // streams of relays, such as those of AMQP queues and the status page
 	Replays       int               `json:"replays"`        // consumers that come, and are sent what the logs have no longer
 	Channels      int               `json:"channels"`       // with a consumer by name or a kept event, or about to go
 	HistoryEvents int64             `json:"history_events"` // kept, each once
@@ -20,7 +21,7 @@ type Stats struct {
 	Publishes     uint64            `json:"publishes"`      // requests and calls that published
 	Published     uint64            `json:"published"`      // events of them
 	Delivered     uint64            `json:"delivered"`      // events to consumers, each counted
-	Sent          uint64            `json:"sent_bytes"`     // bytes that their streams took
+	Sent          uint64            `json:"sent_bytes"`     // bytes that their streams took, and those of relays but the status page's
 	Connects      uint64            `json:"connects"`       // consumers that came
 	Gaps          uint64            `json:"gaps"`           // that were told of
 	Recalled      uint64            `json:"recalled"`       // events of Delivered that were read from the backend for one consumer
@@ -31,6 +32,7 @@ type Stats struct {
 	Unverified    uint64            `json:"unverified"`     // JWTs that were checked and refused
 	Draining      bool              `json:"draining"`
 	Available     bool              `json:"available"` // the backend takes events
+	Sources       []SourceStats     `json:"sources"`
 }
 
 // stats are the counters behind Stats.
@@ -105,6 +107,7 @@ func (s *Server) Stats() Stats {
 	out := Stats{
 		Started:      s.started,
 		Consumers:    r.consumers,
+		Relayed:      r.relayed,
 		Channels:     len(r.named),
 		HistoryBytes: r.budget.held,
 		Mark:         r.mark.Load(),
@@ -120,6 +123,10 @@ func (s *Server) Stats() Stats {
 	out.Disconnects, out.Refusals, out.Limited = maps.Clone(st.disconnects), maps.Clone(st.refusals), maps.Clone(st.limited)
 	st.mu.Unlock()
 	out.Draining, out.Available = s.draining.Load(), s.reason() == nil
+	out.Sources = make([]SourceStats, len(s.feeds))
+	for i, f := range s.feeds {
+		out.Sources[i] = f.stats()
+	}
 	return out
 }
 
@@ -130,18 +137,15 @@ type Health struct {
 	Draining bool              `json:"draining"`         // shuts down
 	Backend  string            `json:"backend"`          // "ok" or "unavailable"
 	Reason   string            `json:"reason,omitempty"` // why the backend is unavailable; over HTTP for administrators
-	Sources  map[string]string `json:"sources"`          // "ok" or "failing", by kind and number
+	Sources  map[string]string `json:"sources"`          // "connecting", "ok" or "failing", by kind and number
 }
 
 // Health returns the state of the server and what it rests on. Safe for
 // concurrent use.
 func (s *Server) Health() Health {
 	h := Health{Status: "ok", Ready: true, Draining: s.draining.Load(), Backend: "ok", Sources: map[string]string{}}
-	for _, src := range s.sources {
-		h.Sources[src.name] = "ok"
-		if src.failing.Load() {
-			h.Sources[src.name] = "failing"
-		}
+	for _, f := range s.feeds {
+		h.Sources[f.name] = f.stats().State
 	}
 	if reason := s.reason(); reason != nil {
 		h.Reason = reasonOf(reason)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -19,7 +20,7 @@ const (
 )
 
 // errSlow is the end of a consumer that makes no progress.
-var errSlow = errors.New("the consumer makes no progress")
+var errSlow = fmt.Errorf("the consumer makes no progress: %w", os.ErrDeadlineExceeded)
 
 // An outlet is where a portable consumer's bytes go.
 type outlet interface {
@@ -197,11 +198,13 @@ func (s *Server) openConn(conn net.Conn, sub subscription) {
 
 // openResponse serves a stream by net/http, on this goroutine.
 func (s *Server) openResponse(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, sub subscription) *Problem {
+	if p := s.dropBody(w, r, rc); p != nil {
+		return p
+	}
 	if err := rc.SetWriteDeadline(time.Now().Add(s.settings.Timeout)); err != nil {
 		return newProblem(http.StatusInternalServerError,
 			"this server's handlers can neither be hijacked nor given a write deadline: a middleware must keep Unwrap")
 	}
-	rc.SetReadDeadline(time.Time{})
 	if g, ok := r.Context().Value(gateKey{}).(*gatedConn); ok {
 		s.limitSilence(g.TCPConn)
 	}
@@ -241,6 +244,20 @@ func (s *Server) openResponse(w http.ResponseWriter, r *http.Request, rc *http.R
 	o.begin()
 	s.stream(c, o)
 	rc.SetWriteDeadline(time.Time{})
+	return nil
+}
+
+// dropBody reads what a request has besides its head, which a stream has no use for. Before
+// that, net/http neither answers over HTTP/1 nor sees the other side leave.
+func (s *Server) dropBody(w http.ResponseWriter, r *http.Request, rc *http.ResponseController) *Problem {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		rc.SetReadDeadline(time.Now().Add(s.settings.Timeout))
+		if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, noisyBytes)); err != nil {
+			w.Header().Set("Connection", "close")
+			return badRequest("a stream is asked for without a body: leave it out")
+		}
+	}
+	rc.SetReadDeadline(time.Time{})
 	return nil
 }
 

@@ -138,6 +138,7 @@ func (c *Client) Disconnect(ctx context.Context, channel, id string) error {
 type Stats struct {
 	Started       time.Time         `json:"started"`
 	Consumers     int               `json:"consumers"`      // connected now
+	Relayed       int               `json:"relayed"`        // streams whose events come from elsewhere than the logs, such as AMQP queues
 	Replays       int               `json:"replays"`        // consumers that come, and are sent what the logs have no longer
 	Channels      int               `json:"channels"`       // with a consumer by name or a kept event, or about to go
 	HistoryEvents int64             `json:"history_events"` // kept, each once
@@ -157,6 +158,19 @@ type Stats struct {
 	Unverified    uint64            `json:"unverified"`     // JWTs that were checked and refused
 	Draining      bool              `json:"draining"`
 	Available     bool              `json:"available"` // the backend takes events
+	Sources       []SourceStats     `json:"sources"`
+}
+
+// SourceStats are what a source has done, and how it is.
+type SourceStats struct {
+	Name       string            `json:"name"`       // its kind and number
+	State      string            `json:"state"`      // "connecting", "ok" or "failing"
+	Since      time.Time         `json:"since"`      // when that began
+	Reason     string            `json:"reason"`     // why it is failing
+	Published  uint64            `json:"published"`  // events
+	Duplicates uint64            `json:"duplicates"` // what came in again and was not published again
+	Connects   uint64            `json:"connects"`   // how often it was connected
+	Refusals   map[string]uint64 `json:"refusals"`   // what was not published, by reason
 }
 
 // Stats returns the numbers of the node that answers.
@@ -194,7 +208,7 @@ type Health struct {
 	Draining bool              `json:"draining"` // shuts down
 	Backend  string            `json:"backend"`  // "ok" or "unavailable"
 	Reason   string            `json:"reason"`   // why it is unavailable; for administrators
-	Sources  map[string]string `json:"sources"`  // "ok" or "failing", by kind and number
+	Sources  map[string]string `json:"sources"`  // "connecting", "ok" or "failing", by kind and number
 }
 
 // Health returns the state of the node that answers, also where it is not ready.

@@ -7,11 +7,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/internal/sourcetest"
 	"github.com/railsmechanic/eventsource/source/webhook"
 )
 
@@ -217,67 +221,62 @@ func TestAWebhookAsksForItsSecretOrForAToken(t *testing.T) {
 	}
 }
 
-// A recorder keeps an answer.
-type recorder struct {
-	header http.Header
-	status int
-	body   strings.Builder
+// A backend counts what is published, and holds it up when it is told to.
+type backend struct {
+	sourcetest.Backend
+	calls atomic.Int64
+	holds atomic.Pointer[chan struct{}] // publishing waits until it is closed
 }
 
-func (r *recorder) Header() http.Header         { return r.header }
-func (r *recorder) WriteHeader(status int)      { r.status = status }
-func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
+func (b *backend) Publish(ctx context.Context, r *eventsource.Record) (eventsource.Kept, error) {
+	holds := b.holds.Load()
+	b.calls.Add(1)
+	if holds != nil {
+		<-*holds
+	}
+	return b.Backend.Publish(ctx, r)
+}
 
 func TestAWebhookPublishesOnlyWhileItRuns(t *testing.T) {
 	src, err := webhook.New(webhook.Config{Channel: "a"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	try := func() *recorder {
-		w := &recorder{header: http.Header{}, status: http.StatusOK}
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "/api/events", strings.NewReader("{}"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		src.ServeHTTP(w, r)
-		return w
+	w := httptest.NewRecorder()
+	src.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/events", strings.NewReader("{}")))
+	if w.Code != 503 || w.Header().Get("Retry-After") != "1" || !strings.Contains(w.Body.String(), "does not run at present") {
+		t.Errorf("before Run: %d %v %s", w.Code, w.Header(), w.Body)
 	}
-	resting := func(when string) {
-		if w := try(); w.status != 503 || w.header.Get("Retry-After") != "1" || !strings.Contains(w.body.String(), "does not run at present") {
-			t.Errorf("%s: %d %v %s", when, w.status, w.header, &w.body)
-		}
-	}
-	resting("before Run")
+}
 
-	ctx, cancel := context.WithCancel(t.Context())
-	fails := error(nil)
-	ran := make(chan error, 1)
-	go func() {
-		ran <- src.Run(ctx, func(_ context.Context, channel string, events ...eventsource.Event) (eventsource.Receipt, error) {
-			if channel != "a" || len(events) != 1 || events[0].Data != "{}" {
-				t.Errorf("published %+v to %q", events, channel)
-			}
-			return eventsource.Receipt{IDs: []string{"5"}}, fails
-		})
-	}()
-	for try().status == 503 {
+func TestASenderIsToldWhatTheBackendSays(t *testing.T) {
+	b := &backend{}
+	srv, url := serve(t, &eventsource.Settings{Backend: b}, webhook.Config{Channel: "a"})
+	ready(t, url+"/api/events")
+	for _, test := range []struct {
+		fails  error
+		status int
+		retry  bool
+		reason string // that is counted
+	}{
+		{eventsource.ErrUnavailable, 503, true, ""},
+		{eventsource.ErrTooLarge, 413, false, eventsource.RefusedTooLarge},
+	} {
+		b.Refuse(test.fails)
+		before := srv.Stats().Sources[0]
+		res, body := post(t, url+"/api/events", "{}")
+		if res.StatusCode != test.status || (res.Header.Get("Retry-After") != "") != test.retry {
+			t.Errorf("%v: %s %v %s", test.fails, res.Status, res.Header, body)
+		}
+		after := srv.Stats().Sources[0]
+		if test.reason != "" && after.Refusals[test.reason] != before.Refusals[test.reason]+1 || after.Published != before.Published {
+			t.Errorf("%v is counted as %+v, before as %+v", test.fails, after, before)
+		}
 	}
-	if w := try(); w.status != 200 || w.body.String() != "{\"id\":\"5\"}\n" {
-		t.Errorf("while it runs: %d %s", w.status, &w.body)
+	b.Refuse(nil)
+	if res, body := post(t, url+"/api/events", "{}"); res.StatusCode != 200 {
+		t.Errorf("afterwards: %s %s", res.Status, body)
 	}
-	fails = &eventsource.Problem{Status: 503, Detail: "away", RetryAfter: 3 * time.Second}
-	if w := try(); w.status != 503 || w.header.Get("Retry-After") != "3" || !strings.Contains(w.body.String(), "away") {
-		t.Errorf("a refusal: %d %v %s", w.status, w.header, &w.body)
-	}
-	fails = errors.New("broken")
-	if w := try(); w.status != 500 || !strings.Contains(w.body.String(), "the event could not be published: broken") {
-		t.Errorf("a failure: %d %s", w.status, &w.body)
-	}
-	cancel()
-	if err := <-ran; err != nil {
-		t.Errorf("Run returned %v", err)
-	}
-	resting("after Run")
 }
 
 func TestBadConfigsAreRefused(t *testing.T) {
@@ -288,10 +287,16 @@ func TestBadConfigsAreRefused(t *testing.T) {
 		{webhook.Config{}, "channel: none is given; name the one that events go to"},
 		{webhook.Config{Channel: "a", Path: "hook"}, `path "hook" is no path such as /api/events`},
 		{webhook.Config{Channel: "a", Path: "/hook{x}"}, `path "/hook{x}" is no path such as /api/events`},
-		{webhook.Config{Channel: "a.*"}, `channel: "a.*" is a wildcard, which can only be followed; name the channel itself`},
-		{webhook.Config{Channel: "a,b"}, `channel: "a,b" holds ',': a channel name is `},
+		{webhook.Config{Channel: "a.*"}, `channel: "a.*" is a wildcard, which can only be followed: name the channel itself`},
+		{webhook.Config{Channel: "a,b"}, `channel: "a,b" holds ',': a webhook publishes to one channel`},
+		{webhook.Config{Channel: "a.{header:X-GitHub-Event}"}, `channel: "a.{header:X-GitHub-Event}" has variables, and no grant is for that; give a secret`},
+		{webhook.Config{Channel: "a.{name}", Secret: "hush"}, `channel: "a.{name}": there is no {name} here`},
+		{webhook.Config{Channel: "a", Event: "{header:}"}, `event: "{header:}": there is no {header:} here`},
+		{webhook.Config{Channel: "a", ID: "{body:id"}, `id: "{body:id": {body:id is not closed; write {{ for one {`},
+		{webhook.Config{Channel: "a", Signature: "github"}, "secret: none is given; with a signature it is the key that both sides know"},
+		{webhook.Config{Channel: "a", Signature: "gitlab", Secret: "hush"}, `signature: "gitlab" is none of github, stripe`},
 		{webhook.Config{Channel: "metrics"}, `channel: "metrics" is reserved: `},
-		{webhook.Config{Channel: "a", Event: "eventsource.gap"}, `event: "eventsource.gap" has control characters or begins with eventsource.`},
+		{webhook.Config{Channel: "a", Event: "eventsource.gap"}, `event: "eventsource.gap" begins with "eventsource.", which is kept for the server's own; choose another`},
 		{webhook.Config{Channel: "a", Event: "a\nb"}, `event: "a\nb" has control characters`},
 		{webhook.Config{Channel: "a", Secret: " hush"}, "secret: it has control characters, or a space at an end"},
 	} {
@@ -306,40 +311,32 @@ func TestBadConfigsAreRefused(t *testing.T) {
 }
 
 func FuzzAnyBodyIsPublishedOrRefused(f *testing.F) {
-	for _, seed := range []string{"", "{}", "\xff", `"\ud800"`, "[1,\r\n2]", "\xef\xbb\xbf1"} {
+	for _, seed := range []string{"", "{}", "\xff", `"\ud800"`, "[1,\r\n2]", "\xef\xbb\xbf1", "payload=%7B%7D"} {
 		f.Add([]byte(seed))
 	}
+	src, err := webhook.New(webhook.Config{Channel: "a", ID: "{body:id}"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	srv, err := eventsource.Open(&eventsource.Settings{Sources: []eventsource.Source{src}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { srv.Shutdown(context.Background()) })
 	f.Fuzz(func(t *testing.T, body []byte) {
-		src, err := webhook.New(webhook.Config{Channel: "a"})
-		if err != nil {
-			t.Fatal(err)
+		var w *httptest.ResponseRecorder
+		published := srv.Stats().Published
+		for w == nil || w.Code == 503 {
+			w = httptest.NewRecorder()
+			src.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/api/events", strings.NewReader(string(body))))
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		published := ""
-		publisher := make(chan struct{})
-		go func() {
-			defer close(publisher)
-			src.Run(ctx, func(_ context.Context, _ string, events ...eventsource.Event) (eventsource.Receipt, error) {
-				published = events[0].Data
-				return eventsource.Receipt{IDs: []string{"5"}}, nil
-			})
-		}()
-		var w *recorder
-		for w == nil || w.status == 503 {
-			w = &recorder{header: http.Header{}, status: http.StatusOK}
-			r, err := http.NewRequestWithContext(ctx, http.MethodPost, "/api/events", strings.NewReader(string(body)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			src.ServeHTTP(w, r)
+		published = srv.Stats().Published - published
+		valid := json.Valid(body) && utf8.Valid(body)
+		if !valid && (w.Code != 400 || published != 0) || w.Code == 200 && published != 1 {
+			t.Errorf("%q: %d, published %d", body, w.Code, published)
 		}
-		cancel()
-		<-publisher
-		switch valid := json.Valid(body) && string(body) == strings.ToValidUTF8(string(body), "?"); {
-		case valid && (w.status != 200 || published != string(body)):
-			t.Errorf("%q: %d, published %q", body, w.status, published)
-		case !valid && (w.status != 400 || published != ""):
-			t.Errorf("%q: %d, published %q", body, w.status, published)
+		if w.Code != 200 && w.Code != 400 {
+			t.Errorf("%q: %d %s", body, w.Code, w.Body)
 		}
 	})
 }
