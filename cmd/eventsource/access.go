@@ -47,7 +47,10 @@ func setMembers(path string, given map[string]any, known map[string]value) []err
 			errs = append(errs, &memberError{member, fmt.Errorf("unknown key; the nearest one is %q", nearest(name, slices.Sorted(maps.Keys(known))))})
 		case given[name] == nil || to == nil:
 		default:
-			if err := to.set(given[name]); err != nil {
+			err := to.set(given[name])
+			if below, ok := errors.AsType[*memberError](err); ok {
+				errs = append(errs, &memberError{member + below.path, below.err})
+			} else if err != nil {
 				errs = append(errs, &memberError{member, err})
 			}
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/railsmechanic/eventsource/internal/browsertest"
+	"github.com/railsmechanic/eventsource/internal/check"
 )
 
 // A shell runs the commands of a page of the documentation, one block after the
@@ -27,7 +28,7 @@ type shell struct {
 	t      *testing.T
 	stdin  io.Writer
 	blocks int
-	output output
+	output check.Log
 }
 
 // openShell starts a shell in a directory, which ends with the test, and with it what
@@ -36,7 +37,7 @@ func openShell(t *testing.T, dir string, env ...string) *shell {
 	t.Helper()
 	bash := exec.Command("bash", "-eu")
 	bash.Dir = dir
-	bash.Env = append(os.Environ(), env...)
+	bash.Env = append(bareEnvironment(), env...)
 	bash.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s := &shell{t: t}
 	bash.Stdout, bash.Stderr = &s.output, &s.output
@@ -70,6 +71,37 @@ func (s *shell) run(block string) string {
 	}
 	s.t.Fatalf("a block does not end:\n%s\nprinted so far:\n%s", block, s.output.String()[begin:])
 	return ""
+}
+
+// follow runs the blocks of a page's text, with the names that are here, and checks what
+// they print. It returns how many blocks there are.
+func (s *shell) follow(page string, here *strings.Replacer) int {
+	s.t.Helper()
+	blocks := regexp.MustCompile("(?ms)^```(sh|text)\n(.*?)^```$").FindAllStringSubmatch(page, -1)
+	printed := ""
+	for _, block := range blocks {
+		if text := here.Replace(block[2]); block[1] == "text" {
+			checkPrinted(s.t, text, printed)
+		} else {
+			printed = s.run(text)
+		}
+	}
+	return len(blocks)
+}
+
+// migration returns the chapter of docs/migrating.md on where somebody comes from.
+func migration(t *testing.T, from string) string {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/migrating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, chapter, found := strings.Cut(string(page), "\n## From "+from+"\n")
+	if !found {
+		t.Fatal("there is no chapter on " + from)
+	}
+	chapter, _, _ = strings.Cut(chapter, "\n## ")
+	return chapter
 }
 
 // Every command of docs/access.md is run as it stands there, but for ports and where

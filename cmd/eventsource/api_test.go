@@ -39,7 +39,7 @@ func TestThePageOnTheAPIIsTrue(t *testing.T) {
 	}
 	bash := exec.Command("bash", "-u")
 	bash.Dir = dir
-	bash.Env = append(os.Environ(), "CURL_HOME="+dir)
+	bash.Env = append(bareEnvironment(), "CURL_HOME="+dir)
 	bash.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s := &shell{t: t}
 	bash.Stdout, bash.Stderr = &s.output, &s.output

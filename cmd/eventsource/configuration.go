@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/queue"
 )
 
 // A config is what the program serves with: defaults, then files, then
@@ -31,6 +32,7 @@ type config struct {
 	operations string
 	backend    string
 	sources    []sourceConfig
+	queues     queuesConfig
 	jwt        jwtConfigs
 	tls        tlsConfig
 	logLevel   string
@@ -97,6 +99,12 @@ func (c *config) keys() []key {
 		{"tls.acme.directory", "", text{&c.tls.directory}},
 		{"backend", "memory:", backendURL{&c.backend}},
 		{"sources", []any{}, sourceList{&c.sources}},
+		{"queues.path", defaultQueuePath, text{&c.queues.path}},
+		{"queues.nodes", []any{}, brokers{&c.queues.Nodes}},
+		{"queues.pattern", queue.DefaultPattern, text{&c.queues.Pattern}},
+		{"queues.expires", "30m", expiry{&c.queues.Expires}},
+		{"queues.headers", map[string]any{}, responseHeaders{&c.queues.Header}},
+		{"queues.event", "", text{&c.queues.Event}},
 		{"log.level", "info", choice{&c.logLevel, []string{"debug", "info", "warn", "error"}}},
 		{"log.format", "text", choice{&c.logFormat, []string{"text", "json"}}},
 	}
@@ -253,13 +261,18 @@ func (c *config) build() error {
 	if key, err := c.loadTLS(); err != nil {
 		wrong.add(c.message(key, err))
 	}
-	for i, sc := range c.sources {
-		src, err := sc.open()
+	for i := range c.sources {
+		src, err := c.sources[i].open()
 		if err != nil {
-			wrong.add(c.message("sources", &memberError{fmt.Sprintf("[%d]", i), err}))
+			for _, err := range split(err) {
+				wrong.add(c.message("sources", &memberError{fmt.Sprintf("[%d]", i), err}))
+			}
 			continue
 		}
 		c.settings.Sources = append(c.settings.Sources, src)
+	}
+	for _, err := range c.checkQueues() {
+		wrong.add(err)
 	}
 	for _, err := range split(c.settings.Validate()) {
 		name, detail, _ := strings.Cut(err.Error(), ": ")

@@ -111,13 +111,20 @@ func TestBadConfigurationIsToldWithItsPlaceAndWhatWouldBeRight(t *testing.T) {
 		{name: "format", file: "log: {format: xml}\n", want: []string{`FILE:1: log.format: "xml" is none of text, json`}},
 
 		{name: "sources", file: "sources: webhook\n",
-			want: []string{`FILE:1: sources: "webhook" is no list; give one such as [{type: webhook, channel: updates}]`}},
+			want: []string{`FILE:1: sources: a text is no list; give one such as [{type: webhook, channel: updates}]`}},
 		{name: "a source that is none", file: "sources: [webhook]\n",
-			want: []string{`FILE:1: sources[0]: "webhook" is no source; give one such as {type: webhook, channel: updates}`}},
+			want: []string{`FILE:1: sources[0]: a text is no source; give one such as {type: webhook, channel: updates}`}},
+		// The text was quoted, with the password or the secret in it.
+		{name: "sources that are broken", env: []string{`EVENTSOURCE_SOURCES=[{"type":"webhook","secret":"geheim"`},
+			want: []string{`EVENTSOURCE_SOURCES: a text is no list; give one such as [{type: webhook, channel: updates}]`}},
+		{name: "a source that is a URL", file: "sources: ['redis://u:geheim@h']\n",
+			want: []string{`FILE:1: sources[0]: a text is no source; give one such as {type: webhook, channel: updates}`}},
+		{name: "queues that are a URL", file: "queues: amqp://u:geheim@h\n",
+			want: []string{`FILE:1: queues: a URL stands where its keys belong: path, nodes, pattern, expires, headers, event`}},
 		{name: "a source without a type", file: "sources:\n  - channel: a\n",
-			want: []string{`FILE:2: sources[0]: has no type; there is: webhook`}},
+			want: []string{`FILE:2: sources[0]: has no type; there are: amqp, nats, redis, webhook`}},
 		{name: "another type", file: "sources:\n  - channel: a\n    type: kafka\n",
-			want: []string{`FILE:3: sources[0].type: there is no source "kafka" in this version; there is: webhook`}},
+			want: []string{`FILE:3: sources[0].type: there is no source "kafka" in this version; there are: amqp, nats, redis, webhook`}},
 		{name: "a source's key", file: "sources:\n  - type: webhook\n    channel: a\n    chanel: b\n",
 			want: []string{`FILE:4: sources[0].chanel: unknown key; the nearest one is "channel"`}},
 		{name: "a source's channel", file: "sources: [{type: webhook, channel: 'a b'}]\n",
@@ -126,8 +133,61 @@ func TestBadConfigurationIsToldWithItsPlaceAndWhatWouldBeRight(t *testing.T) {
 			want: []string{`EVENTSOURCE_SOURCES: [0]: channel: none is given; name the one that events go to`}},
 		{name: "a secret that is none", file: "sources: [{type: webhook, channel: a, secret: 5}]\n",
 			want: []string{`FILE:1: sources[0].secret: is no text; write it in quotes`}},
+		{name: "Redis with nothing to follow", file: "sources:\n  - type: redis\n    channel: a\n",
+			want: []string{`FILE:2: sources[0]: it has nothing to follow: give subscribe, psubscribe or streams`}},
+		{name: "Redis elsewhere", file: "sources:\n  - type: redis\n    url: https://:geheim@redis\n",
+			want: []string{`FILE:3: sources[0].url: is no URL that begins with redis:// or rediss:// or unix://; give one such as redis://localhost:6379`}},
+		{name: "a database of Redis", file: "sources: [{type: redis, url: 'redis://:geheim@redis/geheim', subscribe: a, channel: a}]\n",
+			want: []string{`FILE:1: sources[0]: url: it is no URL of Redis; give one such as redis://localhost:6379/0, rediss://user:password@localhost or unix:///run/redis/redis.sock?db=0`}},
+		{name: "a wildcard that no pattern has", file: "sources: [{type: redis, psubscribe: 'a.*', channel: 'b.{2}'}]\n",
+			want: []string{`FILE:1: sources[0]: channel: "b.{2}": there is no {2} here; there are {name}, {1}`}},
+		{name: "streams and channels of Redis", file: "sources: [{type: redis, subscribe: [a], streams: [b], channel: a}]\n",
+			want: []string{`FILE:1: sources[0]: streams: they have a source of their own; leave out subscribe and psubscribe`}},
+		{name: "a claim at once", file: "sources:\n  - type: redis\n    streams: [b]\n    claim: 0\n",
+			want: []string{`FILE:4: sources[0].claim: 0 would take entries from whoever is at work on them; give a duration such as 1m`}},
+		{name: "a claim within a roll-up", file: "sources: [{type: redis, streams: [b], channel: a, claim: 5s, rollup: 10s}]\n",
+			want: []string{`FILE:1: sources[0]: claim: 5s is not twice as long as rollup, which is 10s: what is counted would be taken over`}},
+		{name: "a roll-up without a unit", file: "sources: [{type: redis, subscribe: [b], channel: a, rollup: 17}]\n",
+			want: []string{`FILE:1: sources[0].rollup: 17 has no unit; give a duration such as 17s, or "none"`}},
+		{name: "a key of Redis", file: "sources:\n  - type: redis\n    stream: a\n",
+			want: []string{`FILE:3: sources[0].stream: unknown key; the nearest one is "streams"`}},
 		{name: "a path twice", file: "sources: [{type: webhook, channel: a}, {type: webhook, channel: b}]\n",
 			want: []string{`FILE:1: sources: path "/api/events" is taken twice`}},
+
+		{name: "a webhook's signature", file: "sources:\n  - type: webhook\n    channel: a\n    secret: geheim\n    signature: gitlab\n",
+			want: []string{`FILE:5: sources[0].signature: "gitlab" is none of github, stripe`}},
+		{name: "a signature without a secret", file: "sources:\n  - {type: webhook, channel: a, signature: github}\n",
+			want: []string{`FILE:2: sources[0]: secret: none is given; with a signature it is the key that both sides know`}},
+		{name: "a webhook's channel with variables", file: "sources:\n  - {type: webhook, channel: 'a.{body:type}'}\n",
+			want: []string{`FILE:2: sources[0]: channel: "a.{body:type}" has variables, and no grant is for that; give a secret`}},
+		{name: "NATS nowhere", file: "sources:\n  - type: nats\n    channel: a\n    subjects: a\n    url: 'redis://joe:geheim@b'\n",
+			want: []string{`FILE:5: sources[0].url: is no URL that begins with nats:// or tls://; give one such as nats://localhost:4222`}},
+		{name: "one of several is not NATS", file: "sources:\n  - {type: nats, channel: a, subjects: a, url: ['nats://a', 'joe:geheim@b']}\n",
+			want: []string{`FILE:2: sources[0].url[1]: is no URL that begins with nats:// or tls://; give one such as nats://localhost:4222`}},
+		{name: "NATS without a way in", file: "sources:\n  - {type: nats, channel: a, url: nats://a}\n",
+			want: []string{`FILE:2: sources[0]: subjects: none are given; give some such as [orders.*], or a stream and a consumer`}},
+		{name: "a stream without a consumer", file: "sources:\n  - {type: nats, channel: a, url: nats://a, stream: S, ack_wait: 10s}\n",
+			want: []string{`FILE:2: sources[0]: consumer: none is given; name the durable consumer of the stream that remembers what has been published`}},
+		{name: "a stream's ack_wait", file: "sources:\n  - {type: nats, channel: a, url: nats://a, stream: S, consumer: c, ack_wait: 10}\n",
+			want: []string{`FILE:2: sources[0].ack_wait: 10 has no unit; give a duration such as 10s, or "none"`}},
+		{name: "a stream's max_ack_pending", file: "sources:\n  - {type: nats, channel: a, url: nats://a, stream: S, consumer: c, max_ack_pending: 0}\n",
+			want: []string{`FILE:2: sources[0].max_ack_pending: 0 is not between 1 and 2147483647`}},
+		{name: "a key of a source of NATS", file: "sources:\n  - {type: nats, subject: a}\n",
+			want: []string{`FILE:2: sources[0].subject: unknown key; the nearest one is "subjects"`}},
+		{name: "a broker of AMQP that is none", file: "sources:\n  - type: amqp\n    url: http://u:geheim@host\n",
+			want: []string{`FILE:3: sources[0].url: is no URL that begins with amqp:// or amqps://; give one such as amqp://localhost:5672`}},
+		{name: "one of several brokers", file: "sources:\n  - type: amqp\n    url:\n      - amqp://a\n      - redis://u:geheim@host\n",
+			want: []string{`FILE:5: sources[0].url[1]: is no URL that begins with amqp:// or amqps://; give one such as amqp://localhost:5672`}},
+		{name: "a broker without a queue", file: "sources:\n  - type: amqp\n    url: amqp://u:geheim@host\n    channel: a\n",
+			want: []string{`FILE:2: sources[0]: queue: none is given, and no exchange; name a queue, an exchange, or both`}},
+		{name: "a broker with much that is wrong", file: "sources:\n  - {type: amqp, url: 'amqp://h?heartbeat=x', queue: q, queue_type: pile, offset: 5, channel: '{nme}'}\n",
+			want: []string{"FILE:2: sources[0]: url: is no URL of AMQP, or a value in it is none; give one such as amqp://user:password@localhost:5672/vhost, with %-escapes for what is special in a URL",
+				`FILE:2: sources[0]: queue_type: "pile" is none of classic, quorum, stream`,
+				`FILE:2: sources[0]: offset: only a stream has one; say queue_type: stream, or leave it out`,
+				`FILE:2: sources[0]: channel: "{nme}": there is no {nme} here; there are {name}, {exchange}, {queue}, {type}, {message_id}, {app_id}, {header:NAME}`}},
+		{name: "a prefetch", file: "sources: [{type: amqp, prefetch: 0}]\n", want: []string{`FILE:1: sources[0].prefetch: 0 is not between 1 and 65535`}},
+		{name: "durable", file: "sources: [{type: amqp, durable: perhaps}]\n", want: []string{`FILE:1: sources[0].durable: "perhaps" is neither true nor false`}},
+		{name: "an offset", file: "sources: [{type: amqp, offset: [1]}]\n", want: []string{`FILE:1: sources[0].offset: a list is no text; write it in quotes, "[1]"`}},
 
 		{name: "keys that are none", env: []string{"EVENTSOURCE_KEYS=geheim"},
 			want: []string{`EVENTSOURCE_KEYS: is no list; give one such as [{token: "…", publish: ["news.*"]}]`}},
@@ -320,7 +380,16 @@ limits: {consumers: 5, body: 512KiB, consumers_per_address: 7, publishes_per_sec
 cors: {allow_origin: [https://a.example, https://b.example]}
 headers: {X-A.b: "5"}
 public: []
-sources: [{type: webhook, channel: a, secret: geheim2, event: e}]
+sources:
+  - {type: webhook, channel: a, secret: geheim2, event: e}
+  - {type: webhook, path: /hook, channel: "a.{body:type}", id: "{body:id}", secret: geheim3, signature: stripe}
+  - {type: nats, url: "nats://joe:geheim4@a:4222, tls://geheim5@b", subjects: [a.*, "b.>"], queue_group: g, channel: "{1}", json: true}
+  - {type: nats, url: nats://a, stream: S, consumer: c, filter: a.*, deliver: "5", ack_wait: 20s, max_ack_pending: 500, dead_letter: dead, channel: "{1}", rollup: 17ms}
+  - {type: redis, url: "rediss://joe:geheim@redis:6380/3", psubscribe: "a.*", channel: "b.{1}", rollup: 17ms}
+  - {type: redis, streams: [s, t], group: g, consumer: c, start: "0", field: f, claim: 90s, dead_letter: d, channel: all, id: "{id}", json: true}
+  - {type: amqp, url: "amqp://joe:geheim@host/v?cacertfile=geheim", queue: q, durable: false, channel: a}
+  - {type: amqp, url: ["amqp://joe:geheim@one", "amqps://joe:geheim@two"], queue: s, queue_type: stream, offset: 7, prefetch: 9, channel: "{name}"}
+queues: {path: /, nodes: ["amqp://joe:geheim@broker/v%2Fh?heartbeat=5", amqps://broker2], pattern: "q-${query:id}", expires: 1800, headers: {X-B: c}, event: "{type}"}
 `)
 	comments := regexp.MustCompile(`(?m)^ *#.*\n`)
 	r := run(t, nil, "", "config", "-c", file)
@@ -331,7 +400,10 @@ sources: [{type: webhook, channel: a, secret: geheim2, event: e}]
 		t.Errorf("a secret is shown:\n%s", r.stdout)
 	}
 	for _, want := range []string{"\n  - 10.0.0.0/8\n  - ::1\n  - 1.2.3.4\n", "\n  publishes_per_second: 0.5\n", "\n  connects_per_second: 100\n",
-		"https://********@login.example/keys?********", "    leeway: 1m30s\n", "    require_expiry: false\n"} {
+		"https://********@login.example/keys?********", "\n    - amqp://********@broker/v%2Fh?********\n    - amqps://broker2\n",
+		"\n  pattern: q-${query:id}\n", "\n  expires: 30m\n", "    leeway: 1m30s\n", "    require_expiry: false\n",
+		"  url: rediss://********@redis:6380/3\n", "  psubscribe:\n", "  rollup: 17ms\n", "  claim: 1m30s\n", "  url: redis://localhost:6379\n",
+		"    url: amqp://********@host/v?********\n", "    durable: false\n", "      - amqp://********@one\n      - amqps://********@two\n", "    offset: \"7\"\n", "    prefetch: 9\n"} {
 		if !strings.Contains(comments.ReplaceAllString(r.stdout, ""), want) {
 			t.Errorf("%q is not in:\n%s", want, r.stdout)
 		}
@@ -417,7 +489,6 @@ func TestEveryKeyIsDocumentedAndEveryDocumentedKeyExists(t *testing.T) {
 		}
 	}
 	for what, members := range map[string][]string{
-		"a webhook's": {"path", "channel", "event", "secret"},
 		"a key's":     {"token", "subscribe", "publish", "admin"},
 		"a channel's": {"match", "history", "retention", "consumers"},
 		"jwt's":       {"algorithm", "key", "key_file", "jwks_url", "issuer", "audience", "subject_claim", "leeway", "require_expiry"},
@@ -425,6 +496,26 @@ func TestEveryKeyIsDocumentedAndEveryDocumentedKeyExists(t *testing.T) {
 		for _, member := range members {
 			if !strings.Contains(string(page), "\n| `"+member+"` | ") {
 				t.Errorf("docs/configuration.md says nothing of %s %s", what, member)
+			}
+		}
+	}
+}
+
+func TestEveryKeyOfASourceIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/sources.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, title := range map[string]string{"redis": "Redis", "amqp": "AMQP", "nats": "NATS", "webhook": "Webhook"} {
+		_, chapter, found := strings.Cut(string(page), "\n## "+title+"\n")
+		chapter, _, _ = strings.Cut(chapter, "\n## ")
+		if !found {
+			t.Errorf("docs/sources.md has no chapter on %s", title)
+			continue
+		}
+		for _, m := range (&sourceConfig{kind: kind}).members() {
+			if !regexp.MustCompile("(?m)^\\| .*`" + m.name + "`").MatchString(chapter) {
+				t.Errorf("docs/sources.md has no row for the key %s of %s", m.name, kind)
 			}
 		}
 	}

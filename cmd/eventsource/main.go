@@ -56,7 +56,7 @@ func main() {
 // exit status.
 func (m *Main) Run(ctx context.Context, args []string) int {
 	root := m.root()
-	root.SetArgs(args)
+	root.SetArgs(shownBy(args))
 	root.SetIn(m.Stdin)
 	root.SetOut(m.Stdout)
 	root.SetErr(m.Stderr)
@@ -79,6 +79,16 @@ func (m *Main) Run(ctx context.Context, args []string) int {
 		return statusUsage
 	}
 	return statusFailed
+}
+
+// shownBy returns the arguments with which the command config does what a last -c asks
+// for: eventsourced prints its set-up so. Before a FILE it names that.
+func shownBy(args []string) []string {
+	last := len(args) - 1
+	if last < 0 || args[last] != "-c" || !strings.HasPrefix(args[0], "-") {
+		return args
+	}
+	return append([]string{"config"}, args[:last]...)
 }
 
 // A usageError is something wrong with the command line that a command finds

@@ -15,10 +15,11 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/railsmechanic/eventsource/internal/check"
 )
 
 // TestMain runs the tests; or, where a test started this very binary as the
@@ -84,28 +85,8 @@ type process struct {
 	*exec.Cmd
 	url    string        // of a server
 	lines  <-chan string // of its standard output; closed at its end
-	stderr *output
+	stderr *check.Log
 	ended  chan struct{} // closed when the process has
-}
-
-// An output is what a process wrote, which can be read while it writes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write keeps what the process wrote.
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-// String returns all of it.
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 // start starts the program. It is killed when the test ends.
@@ -126,7 +107,7 @@ func bareEnvironment() []string {
 // launch starts any program likewise.
 func launch(t *testing.T, env []string, program string, args ...string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command(program, args...), stderr: &output{}, ended: make(chan struct{})}
+	p := &process{Cmd: exec.Command(program, args...), stderr: &check.Log{}, ended: make(chan struct{})}
 	p.Env = append(bareEnvironment(), env...)
 	p.Stderr = p.stderr
 	pipe, err := p.StdoutPipe()

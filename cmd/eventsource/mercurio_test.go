@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,15 +27,6 @@ lines', '2021-03-02 10:00:00+00:00', NULL),
 func TestThePageOfMercurio(t *testing.T) {
 	needs(t, "curl")
 	needs(t, "sqlite3")
-	page, err := os.ReadFile("../../docs/migrating.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, chapter, found := strings.Cut(string(page), "\n## From mercurio\n")
-	chapter, _, _ = strings.Cut(chapter, "\n## ")
-	if !found {
-		t.Fatal("there is no chapter on mercurio")
-	}
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -64,17 +54,7 @@ func TestThePageOfMercurio(t *testing.T) {
 	}
 	port := strconv.Itoa(freePorts(t, 1)[0])
 	s := openShell(t, dir, "RUN_AS_EVENTSOURCE=1", "EVENTSOURCE_PORT="+port)
-
-	printed, blocks := "", 0
-	for _, block := range regexp.MustCompile("(?ms)^```(sh|text)\n(.*?)^```$").FindAllStringSubmatch(chapter, -1) {
-		blocks++
-		if block[1] == "text" {
-			checkPrinted(t, block[2], printed)
-		} else {
-			printed = s.run(strings.ReplaceAll(block[2], "8000", port))
-		}
-	}
-	if blocks < 15 {
+	if blocks := s.follow(migration(t, "mercurio"), strings.NewReplacer("8000", port)); blocks < 15 {
 		t.Errorf("%d blocks are few", blocks)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/queue"
 )
 
 // A collector shows a server's counters to Prometheus.
@@ -42,6 +43,12 @@ var (
 	refusalsMetric    = metric("refusals_total", "Requests that were refused, by status.", "status")
 	limitedMetric     = metric("limited_total", "Requests that a limit refused, by its name.", "limit")
 	verifiedMetric    = metric("tokens_verified_total", "JWTs that were checked, by result; one that is remembered is not checked again.", "result")
+	relayedMetric     = metric("relayed_consumers", "Streams whose events come from elsewhere than the logs, such as AMQP queues.")
+	sourceUpMetric    = metric("source_connected", "1 while a source is connected, by its kind and number.", "source")
+	sourceConnects    = metric("source_connects_total", "How often a source was connected.", "source")
+	sourcePublished   = metric("source_events_total", "Events that a source published.", "source")
+	sourceDuplicates  = metric("source_duplicates_total", "What came in again from a source and was not published again.", "source")
+	sourceRefusals    = metric("source_refusals_total", "What came in from a source and was not published, by reason.", "source", "reason")
 	startedMetric     = metric("start_time_seconds", "When the server was opened, in Unix time.")
 )
 
@@ -63,6 +70,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		drainingMetric:  oneIf(s.Draining),
 		availableMetric: oneIf(s.Available),
 		replaysMetric:   float64(s.Replays),
+		relayedMetric:   float64(s.Relayed),
 		startedMetric:   float64(s.Started.UnixMilli()) / 1000,
 	} {
 		send(d, prometheus.GaugeValue, v)
@@ -87,6 +95,15 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	for limit, n := range s.Limited {
 		send(limitedMetric, prometheus.CounterValue, float64(n), limit)
 	}
+	for _, src := range s.Sources {
+		send(sourceUpMetric, prometheus.GaugeValue, oneIf(src.State == "ok"), src.Name)
+		send(sourceConnects, prometheus.CounterValue, float64(src.Connects), src.Name)
+		send(sourcePublished, prometheus.CounterValue, float64(src.Published), src.Name)
+		send(sourceDuplicates, prometheus.CounterValue, float64(src.Duplicates), src.Name)
+		for reason, n := range src.Refusals {
+			send(sourceRefusals, prometheus.CounterValue, float64(n), src.Name, reason)
+		}
+	}
 	send(verifiedMetric, prometheus.CounterValue, float64(s.Verified), "accepted")
 	send(verifiedMetric, prometheus.CounterValue, float64(s.Unverified), "refused")
 }
@@ -100,7 +117,7 @@ func oneIf(b bool) float64 {
 
 // metricsPage is what Prometheus reads: the server, the Go runtime and the
 // process.
-func metricsPage(srv *eventsource.Server) http.Handler {
+func metricsPage(srv *eventsource.Server, queues *queue.Queues) http.Handler {
 	b := readBuild()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "eventsource_build_info",
@@ -110,18 +127,26 @@ func metricsPage(srv *eventsource.Server) http.Handler {
 	info.Set(1)
 	r := prometheus.NewRegistry()
 	r.MustRegister(collector{srv}, info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if queues != nil {
+		r.MustRegister(queueCollector{queues})
+	}
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 }
 
 // varsPage is what expvar shows, but for the command line, which may hold a
 // token.
-func varsPage(srv *eventsource.Server) http.Handler {
+func varsPage(srv *eventsource.Server, queues *queue.Queues) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		vars := struct {
 			EventSource eventsource.Stats `json:"eventsource"`
+			Queues      *queue.Stats      `json:"queues,omitempty"`
 			Goroutines  int               `json:"goroutines"`
 			Memory      runtime.MemStats  `json:"memstats"`
 		}{EventSource: srv.Stats(), Goroutines: runtime.NumGoroutine()}
+		if queues != nil {
+			st := queues.Stats()
+			vars.Queues = &st
+		}
 		runtime.ReadMemStats(&vars.Memory)
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		encoder := json.NewEncoder(w)

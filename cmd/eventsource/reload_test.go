@@ -222,7 +222,7 @@ func TestEveryKeyIsReloadedOrNot(t *testing.T) {
 		}
 	}
 	want := strings.Fields(`host port base_path operations timeout heartbeat retry drain headers history.events history.age history.bytes retention.events retention.age channels
-		limits.head tls.cert tls.key tls.acme.domains tls.acme.email tls.acme.cache tls.acme.directory backend sources log.format`)
+		limits.head tls.cert tls.key tls.acme.domains tls.acme.email tls.acme.cache tls.acme.directory backend sources queues.path queues.nodes queues.pattern queues.expires queues.headers queues.event log.format`)
 	if !slices.Equal(not, want) {
 		t.Errorf("a restart is wanted by %v, not %v", not, want)
 	}

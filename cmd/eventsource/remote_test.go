@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/railsmechanic/eventsource/internal/check"
 )
 
 // httpServer returns the URL of a server that is no EventSource.
@@ -142,7 +144,7 @@ func TestLinesArePublishedAsTheyCome(t *testing.T) {
 	sub := start(t, env, "subscribe", "a", "-n", "2")
 	followed(t, srv.url+"/a", 1)
 	in, out := io.Pipe()
-	var answers output
+	var answers check.Log
 	done := make(chan int, 1)
 	go func() {
 		m := &Main{Stdin: in, Stdout: &answers, Stderr: &answers, Env: env}

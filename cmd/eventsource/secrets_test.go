@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/railsmechanic/eventsource/internal/check"
 )
 
 // Whatever is asked with whatever tokens, right and wrong, in every place where one
@@ -31,7 +33,11 @@ keys:
   - {token: SECRETkey, subscribe: ["news.*"], publish: ["news.*"]}
 jwt: {key: SECRETSECRETSECRETSECRETSECRETSECRETjwt}
 cors: {allow_origin: https://a.example, allow_method: [GET, POST]}
-sources: [{type: webhook, channel: hooks, secret: SECREThook}]
+sources:
+  - {type: webhook, channel: hooks, secret: SECREThook}
+  - {type: redis, url: "redis://joe:SECRETredis@127.0.0.1:1", subscribe: [a], channel: a}
+  - {type: amqp, url: "amqp://SECRETuser:SECRETpass@127.0.0.1:1/v?cacertfile=SECRET", queue: q, channel: hooks}
+queues: {nodes: ["amqp://SECRETuser:SECRETpass@127.0.0.1:1/?certfile=SECRETfile"], path: /own}
 limits: {publishes_per_second: 50}
 log: {level: debug}
 port: ` + port + "\n" + extra
@@ -44,14 +50,14 @@ port: ` + port + "\n" + extra
 	self := func(stdin string, args ...string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-		cmd.Env = append(os.Environ(), "RUN_AS_EVENTSOURCE=1")
+		cmd.Env = append(bareEnvironment(), "RUN_AS_EVENTSOURCE=1")
 		cmd.Stdin = strings.NewReader(stdin)
 		out, _ := cmd.CombinedOutput()
 		return string(out)
 	}
 	server := exec.Command(os.Args[0], "serve", "-c", file)
-	server.Env = append(os.Environ(), "RUN_AS_EVENTSOURCE=1")
-	log := &output{}
+	server.Env = append(bareEnvironment(), "RUN_AS_EVENTSOURCE=1")
+	log := &check.Log{}
 	server.Stdout, server.Stderr = log, log
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
@@ -75,7 +81,7 @@ port: ` + port + "\n" + extra
 	client := &http.Client{Timeout: 300 * time.Millisecond}
 	for _, token := range tokens {
 		for _, method := range []string{"GET", "POST", "DELETE", "HEAD", "PUT", "OPTIONS"} {
-			for _, path := range []string{"/news.a", "/sport", "/@me", "/*", "/all", "/api/events", "/metrics", "/debug/vars", "/health", "/no//name", "/"} {
+			for _, path := range []string{"/news.a", "/sport", "/@me", "/*", "/all", "/api/events", "/metrics", "/debug/vars", "/health", "/no//name", "/", "/own", "/own?id=1"} {
 				for _, way := range []func(r *http.Request){
 					func(r *http.Request) { r.Header.Set("Auth-Token", token) },
 					func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) },

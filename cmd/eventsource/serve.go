@@ -18,6 +18,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/railsmechanic/eventsource"
+	"github.com/railsmechanic/eventsource/admin"
+	"github.com/railsmechanic/eventsource/queue"
 )
 
 func (m *Main) serveCommand() *cobra.Command {
@@ -78,7 +80,15 @@ func (m *Main) serve(cmd *cobra.Command) error {
 		return err
 	}
 
-	pages := &operations{server: srv}
+	queues, err := c.openQueues(srv, log)
+	if err != nil {
+		return err
+	}
+	if queues != nil {
+		defer queues.Close()
+	}
+
+	pages := &operations{server: srv, queues: queues, admin: statusPages(srv, c, queues)}
 	served := make(chan error, 2)
 	if operators != nil {
 		go func() { served <- pages.serve(operators, c.settings.Timeout, log) }()
@@ -232,6 +242,8 @@ func urlOf(scheme string, addr net.Addr) string {
 // An operations serves the pages of who runs the server.
 type operations struct {
 	server *eventsource.Server
+	queues *queue.Queues // nil: there are none
+	admin  *admin.Pages
 	second http.Server
 }
 
@@ -240,13 +252,29 @@ func (o *operations) addTo(srv *eventsource.Server) {
 	for path, page := range o.pages() {
 		srv.Handle(path, page)
 	}
+	o.admin.AddTo()
+}
+
+// statusPages returns the status page of a server.
+func statusPages(srv *eventsource.Server, c *config, queues *queue.Queues) *admin.Pages {
+	b := readBuild()
+	kind, _, _ := strings.Cut(c.backend, ":") // and nothing of its URL, which may hold a password
+	options := &admin.Options{
+		Build:    admin.Build{Version: b.Version, Commit: b.Commit, Go: b.Go},
+		Backend:  kind,
+		BasePath: strings.TrimRight(c.settings.BasePath, "/"),
+	}
+	if queues != nil {
+		options.Upstream = func() []admin.Upstream { return upstream(queues) }
+	}
+	return admin.New(srv, options)
 }
 
 // pages returns the pages by their paths.
 func (o *operations) pages() map[string]http.Handler {
 	return map[string]http.Handler{
-		"/metrics":    readOnly(metricsPage(o.server)),
-		"/debug/vars": readOnly(varsPage(o.server)),
+		"/metrics":    readOnly(metricsPage(o.server, o.queues)),
+		"/debug/vars": readOnly(varsPage(o.server, o.queues)),
 	}
 }
 
@@ -258,9 +286,11 @@ func (o *operations) serve(l net.Listener, timeout time.Duration, log *slog.Logg
 		mux.Handle(path, page)
 	}
 	health := o.server.Handler()
+	mux.Handle("/admin", o.admin.Handler())
+	mux.Handle("/admin/", o.admin.Handler())
 	mux.Handle("/health", health)
 	mux.Handle("/health/", health)
-	mux.Handle("/", problem(http.StatusNotFound, "nothing is here: there are /health, /metrics and /debug/vars; channels are on the first address"))
+	mux.Handle("/", problem(http.StatusNotFound, "nothing is here: there are /health, /admin/, /metrics and /debug/vars; channels are on the first address"))
 	o.second.Handler = mux
 	o.second.ReadHeaderTimeout = timeout
 	o.second.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
@@ -271,8 +301,14 @@ func (o *operations) serve(l net.Listener, timeout time.Duration, log *slog.Logg
 	return fmt.Errorf("operations: %w", err)
 }
 
-// close ends the second address.
-func (o *operations) close() { o.second.Close() }
+// close ends the second address, once the streams there have got their end.
+func (o *operations) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := o.second.Shutdown(ctx); err != nil {
+		o.second.Close()
+	}
+}
 
 // readOnly serves a page to GET and HEAD, and has nobody keep or guess it.
 func readOnly(page http.Handler) http.Handler {

@@ -208,6 +208,39 @@ func TestPagesOfOperators(t *testing.T) {
 	}
 }
 
+func TestTheStatusPageSaysWhatRuns(t *testing.T) {
+	file := write(t, "events.yml", "base_path: /subscribe\nauth_token: geheim\nbackend: sqlite:"+filepath.Join(t.TempDir(), "geheim.db")+"\n")
+	srv := serving(t, nil, "-c", file, "--port", "0")
+	if res, body := get(t, srv.url+"/admin"); res.StatusCode != 200 || res.Request.URL.Path != "/admin/" || !strings.Contains(body, "<title>EventSource</title>") {
+		t.Errorf("/admin: %s %.200s", res.Status, body)
+	}
+	if res, body := get(t, srv.url+"/admin/status.json"); res.StatusCode != 401 {
+		t.Errorf("without a token: %s %s", res.Status, body)
+	}
+	consumer := ask(t, "GET", srv.url+"/subscribe/details/2665")
+	defer consumer.Body.Close()
+	_, body := get(t, srv.url+"/admin/status.json", "Auth-Token", "geheim")
+	var status struct {
+		Node, Status string
+		Build        struct{ Version, Go string }
+		Backend      struct{ Kind, State string }
+		Connections  []struct {
+			Path      string `json:"request_path"`
+			Namespace string
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &status); err != nil {
+		t.Fatalf("%v: %s", err, body)
+	}
+	if status.Node == "" || status.Status != "OK" || status.Build.Version == "" || status.Build.Go != runtime.Version() || status.Backend.Kind != "sqlite" ||
+		status.Backend.State != "ok" || len(status.Connections) != 1 || status.Connections[0].Path != "/subscribe/details.2665" || status.Connections[0].Namespace != "/details.2665" {
+		t.Errorf("it says %s", body)
+	}
+	if strings.Contains(body, "geheim") {
+		t.Errorf("it shows a secret: %s", body)
+	}
+}
+
 func TestOperationsHasAnAddressOfItsOwn(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -221,7 +254,8 @@ func TestOperationsHasAnAddressOfItsOwn(t *testing.T) {
 	for url, want := range map[string]int{
 		operators + "/health": 200, operators + "/health/live": 200, operators + "/health/ready": 200,
 		operators + "/metrics": 200, operators + "/debug/vars": 200, operators + "/updates": 404, operators + "/": 404,
-		srv.url + "/health": 200, srv.url + "/metrics": 404, srv.url + "/debug/vars": 404,
+		operators + "/admin": 200, operators + "/admin/": 200, operators + "/admin/page.js": 200, operators + "/admin/status.json": 200, operators + "/admin/x": 404,
+		srv.url + "/health": 200, srv.url + "/metrics": 404, srv.url + "/debug/vars": 404, srv.url + "/admin/": 404, srv.url + "/admin/status.json": 404,
 	} {
 		res, body := get(t, url)
 		if res.StatusCode != want || want == 404 && res.Header.Get("Content-Type") != "application/problem+json" || res.Header.Get("X-Content-Type-Options") != "nosniff" {
@@ -229,7 +263,12 @@ func TestOperationsHasAnAddressOfItsOwn(t *testing.T) {
 		}
 	}
 	run(t, env, "", "healthcheck").wants(t, 0, "ok\n", "")
+	stream := ask(t, "GET", operators+"/admin/stream")
+	defer stream.Body.Close()
 	srv.Process.Signal(syscall.SIGTERM)
+	if text, err := io.ReadAll(stream.Body); err != nil || !strings.HasSuffix(string(text), "event: eventsource.end\ndata: {\"reason\":\"draining\"}\n\n") {
+		t.Errorf("the stream of the status page: %v %.100q", err, text)
+	}
 	if status := srv.status(t); status != 0 {
 		t.Errorf("ended with %d: %s", status, srv.stderr)
 	}

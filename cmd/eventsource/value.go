@@ -397,6 +397,9 @@ func described(v any) string {
 	case nil:
 		return "nothing"
 	case string:
+		if strings.Contains(v, "://") && strings.Contains(v, "@") {
+			return "a URL" // in which a password may be
+		}
 		if len(v) > 64 {
 			v = v[:64] + "…"
 		}
@@ -407,6 +410,14 @@ func described(v any) string {
 		return "a set of keys"
 	}
 	return fmt.Sprint(v)
+}
+
+// kindOf is described for what may be, or hold, a secret: of text it says no more than that.
+func kindOf(v any) string {
+	if _, isText := v.(string); isText {
+		return "a text"
+	}
+	return described(v)
 }
 
 // splitList returns the members of a comma list without the white space around
