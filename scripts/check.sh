@@ -50,6 +50,6 @@ step build scripts/build.sh
 step 'root package elsewhere' root_elsewhere
 step 'make test' make test
 step 'race detector' verbose go test -race -short -v ./... # here nothing may be skipped in CI; -short leaves out what the run before has had
-step fuzz env FUZZTIME="${FUZZTIME:-4s}" scripts/fuzz.sh
+step fuzz env FUZZTIME="${FUZZTIME:-2s}" scripts/fuzz.sh
 step 'benchmarks once' go test -short -run '^$' -bench . -benchtime 1x ./...
 echo "== all: $SECONDS s"
