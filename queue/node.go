@@ -18,6 +18,9 @@ const (
 	maxPause   = 30 * time.Second
 )
 
+// steady is how long a connection has to last for the pauses to begin anew.
+const steady = 5 * time.Second
+
 const (
 	dialTimeout  = 10 * time.Second // for a connection to be made
 	closeTimeout = 2 * time.Second  // for a broker to say goodbye
@@ -58,8 +61,10 @@ func (q *Queues) keep(ctx context.Context, n *node) {
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		conn, err := n.dial(ctx)
 		if err == nil {
-			pause = firstPause
-			err = q.hear(ctx, n, conn)
+			since := time.Now()
+			if err = q.hear(ctx, n, conn); time.Since(since) >= steady {
+				pause = firstPause
+			}
 		}
 		if ctx.Err() != nil {
 			return

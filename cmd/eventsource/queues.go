@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -93,26 +92,9 @@ func (b brokers) set(v any) error {
 func (b brokers) show() any {
 	shown := make([]string, len(*b.to))
 	for i, node := range *b.to {
-		shown[i] = shownNode(node)
+		shown[i] = maskedURL(node)
 	}
 	return shown
-}
-
-// shownNode returns a URL with its user and query masked.
-func shownNode(node string) string {
-	u, err := url.Parse(node)
-	if err != nil {
-		return masked(node)
-	}
-	shown := &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
-	s := shown.String()
-	if u.User != nil {
-		s = strings.Replace(s, "://", "://"+masked("user")+"@", 1)
-	}
-	if u.RawQuery != "" {
-		s += "?" + masked("query")
-	}
-	return s
 }
 
 // An expiry is a duration, or a number of seconds, or "none".

@@ -112,7 +112,7 @@ func (a *acks) fail(err error) {
 	a.lost()
 }
 
-// acknowledge acknowledges entries, those that are refused together with their copy.
+// acknowledge acknowledges entries, those that are refused after they were copied.
 func (a *acks) acknowledge(list []acknowledged) error {
 	ids := map[string][]string{}
 	for i := range list {
@@ -139,20 +139,18 @@ func (a *acks) acknowledge(list []acknowledged) error {
 	return nil
 }
 
-// bury copies an entry that is never published to where such are kept, and acknowledges it:
-// both or neither.
+// bury copies an entry that is never published to where such are kept, and acknowledges it
+// then: MULTI would acknowledge also what could not be copied.
 func (a *acks) bury(one *acknowledged) error {
 	values := []any{"eventsource.stream", one.key, "eventsource.id", one.id,
 		"eventsource.reason", one.refused.Reason, "eventsource.detail", one.refused.Err.Error()}
 	for _, field := range slices.Sorted(maps.Keys(one.entry.Values)) {
 		values = append(values, field, one.entry.Values[field])
 	}
-	_, err := a.to.TxPipelined(a.ctx, func(p redis.Pipeliner) error {
-		p.XAdd(a.ctx, &redis.XAddArgs{Stream: a.config.DeadLetter, Values: values})
-		p.XAck(a.ctx, one.key, a.config.Group, one.id)
-		return nil
-	})
-	return err
+	if err := a.to.XAdd(a.ctx, &redis.XAddArgs{Stream: a.config.DeadLetter, Values: values}).Err(); err != nil {
+		return err
+	}
+	return a.to.XAck(a.ctx, one.key, a.config.Group, one.id).Err()
 }
 
 // close acknowledges what is left, and returns why that could not be done.

@@ -177,6 +177,23 @@ func TestADeadLetterThatIsNoStreamIsTold(t *testing.T) {
 	connected(t, srv, 1)
 }
 
+// An entry was once acknowledged, though its copy had failed.
+func TestNoEntryIsLostWhileItCantBeCopied(t *testing.T) {
+	url, c := shared(t)
+	dead, key := unique(t, c, "dead"), unique(t, c, "stream")
+	srv := open(t, nil, source(t, redis.Config{URL: url, Streams: []string{key}, DeadLetter: dead, JSON: true, Channel: "a"}))
+	connected(t, srv, 1)
+	c.Set(t.Context(), dead, "x", 0)
+	add(t, c, key, "data", "no JSON")
+	eventually(t, "it is told", func() bool {
+		return strings.HasPrefix(srv.Stats().Sources[0].Reason, "dead_letter "+dead+": ")
+	})
+	pending(t, c, key, redis.DefaultGroup, 1)
+	c.Del(t.Context(), dead)
+	eventually(t, "it is copied", func() bool { return c.XLen(t.Context(), dead).Val() == 1 })
+	pending(t, c, key, redis.DefaultGroup, 0)
+}
+
 func TestAStreamThatIsNoneIsTold(t *testing.T) {
 	url, c := shared(t)
 	key := unique(t, c, "stream")
